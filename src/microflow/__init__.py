@@ -1,0 +1,1 @@
+"""microflow: choreographed, event-driven microworkflows."""

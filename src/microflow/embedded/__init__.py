@@ -1,0 +1,1 @@
+"""What the local log and the SQLite store share: a SQLite file that several processes use at once."""

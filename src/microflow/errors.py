@@ -1,0 +1,142 @@
+"""Everything that microflow raises, as one tree.
+
+MicroflowError
+├── DefinitionError          a service is written in a way that cannot work; told when it is built
+├── TargetError              what the command was asked to run cannot be loaded
+├── SettingsError            a setting cannot be read
+├── ContractError            a handler emitted what it does not declare
+│   └── DecodeError          a record does not hold the event that it names
+├── Reject                   raised by a handler: this event is hopeless
+├── HandlerTimeout           a handler ran past its deadline
+├── IdentityError            this database and this log do not belong together
+├── Fenced                   another process owns the partition now
+├── StoreError               the database said no
+│   ├── StoreUnavailable     … because it cannot be reached, or cannot write
+│   ├── TransactionAborted   … because an earlier statement of the transaction failed
+│   ├── SqlError             … because the statement is wrong
+│   └── IntegrityViolation   … because a constraint forbids it
+│       ├── UniqueViolation · ForeignKeyViolation · NotNullViolation · CheckViolation
+└── TransportError           the log said no
+    └── RecordTooLarge       … and will never take this record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class MicroflowError(Exception):
+    """What happened (`str(error)`), with where, why and what to type, where they are known.
+
+    `where` is `file:line` in the user's code, `why` one sentence, `fix` something to type.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, why: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}  {self.what}" if self.where else self.what, self.why, self.fix]
+        return "\n  ".join(part for part in parts if part)
+
+
+class DefinitionError(MicroflowError):
+    """A service is written in a way that cannot work. Raised when it is built, before any event."""
+
+
+class TargetError(MicroflowError):
+    """What the command was asked to run cannot be loaded."""
+
+
+class SettingsError(MicroflowError):
+    """A setting cannot be read or makes no sense."""
+
+
+class ContractError(MicroflowError):
+    """A handler emitted something that it does not declare, or that the log will never take. Nothing was written."""
+
+
+class DecodeError(ContractError):
+    """A record does not hold the event that it names. A retry cannot help, so it becomes a dead letter at once."""
+
+
+class Reject(MicroflowError):
+    """Raise it from a handler to say that an event is hopeless: it becomes a dead letter without further attempts.
+
+    When the business says no, return an event instead; `Reject` is for what should never have been sent.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class HandlerTimeout(MicroflowError):
+    """A handler ran past its deadline and was cancelled; that is an attempt like any other."""
+
+
+class IdentityError(MicroflowError):
+    """This database and this log do not belong together: starting would skip or repeat events."""
+
+
+class Fenced(MicroflowError):
+    """Another process owns these partitions now; nothing of the transaction was written."""
+
+    def __init__(self, partitions: Iterable[tuple[str, int]]) -> None:
+        self.partitions = frozenset(partitions)
+        names = ", ".join(sorted(f"{topic}[{partition}]" for topic, partition in self.partitions))
+        super().__init__(f"another process owns {names} now")
+
+
+class StoreError(MicroflowError):
+    """The service's database refused something. `transient` ones may succeed on a fresh connection."""
+
+    transient = False
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, or cannot write (disk full, read-only, corrupt, locked away)."""
+
+    transient = True
+
+
+class TransactionAborted(StoreError):
+    """A statement after one that failed: the transaction can only be rolled back.
+
+    Wrap the statement that may fail in `async with connection.savepoint()` and catch its error outside of it.
+    """
+
+
+class SqlError(StoreError):
+    """A statement is wrong: its syntax, a table or column that is missing, a parameter of the wrong type."""
+
+
+class IntegrityViolation(StoreError):
+    """A constraint of the service's own tables forbids the change."""
+
+
+class UniqueViolation(IntegrityViolation):
+    """A row with this key is already there."""
+
+
+class ForeignKeyViolation(IntegrityViolation):
+    """A row refers to one that is not there, or is still referred to."""
+
+
+class NotNullViolation(IntegrityViolation):
+    """A column that must have a value has none."""
+
+
+class CheckViolation(IntegrityViolation):
+    """A row does not satisfy a check constraint."""
+
+
+class TransportError(MicroflowError):
+    """The log did not take or give a record; the same call may succeed later."""
+
+
+class RecordTooLarge(TransportError):
+    """The log will never take this record: it is larger than the log allows."""

@@ -1,0 +1,556 @@
+"""The ports: what the runtime asks of a log, a database and a clock. Each states what it promises; adapters keep it.
+
+`microflow.conformance` proves the promises: an adapter, ours or a user's, is right when its suite passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from microflow.errors import TransportError
+
+# ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Clock(Protocol):
+    """Time, handed in: the runtime never takes it from elsewhere, so it can be driven in virtual time."""
+
+    def now(self) -> datetime:
+        """The instant, in UTC and aware. The database's time: all processes of a service agree on it."""
+        ...
+
+    def monotonic(self) -> timedelta:
+        """Time since some fixed moment; never goes back, whatever happens to `now`."""
+        ...
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Return once `duration` has passed; a duration of zero or less only lets others run."""
+        ...
+
+
+# ── the log ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic: what is ordered, owned and fenced."""
+
+    topic: str
+    partition: int
+
+
+Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event's bytes in a log. `offset` and `timestamp` are the log's; -1 and None on a record to be published."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp: datetime | None = None
+    offset: int = -1
+
+    @property
+    def source(self) -> TopicPartition:
+        return TopicPartition(self.topic, self.partition)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as the log knows it. `incarnation` differs after the topic was deleted and created again."""
+
+    name: str
+    partitions: int
+    incarnation: str
+
+
+class Bounds(NamedTuple):
+    """A partition's first offset that is still there, and the offset its next record will get."""
+
+    beginning: int
+    end: int
+
+
+class Committed(NamedTuple):
+    """What a group last committed for a partition: an offset for lag displays, and a note."""
+
+    offset: int
+    metadata: str
+
+
+class RebalanceListener(Protocol):
+    """Told by a subscription which partitions its member has. Both methods are awaited one after another."""
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """These are taken away (always all that the member has). While it runs nobody else has got them yet,
+        unless this member has been silent for longer than the session timeout."""
+        ...
+
+    async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """These are the member's now, all of them, perhaps none. It must `seek` every one of them: no record of a
+        partition is fetched before that."""
+        ...
+
+
+class Subscription(Protocol):
+    """One member of a consumer group, or with `group=None` a reader of every partition, outside all groups."""
+
+    async def fetch(self, *, max_records: int, wait: timedelta) -> Sequence[Record]:
+        """Records of the assigned partitions, in offset order within each; empty after `wait` without any.
+
+        Every record of a partition from the offset last sought is returned once and in order (offsets may have
+        gaps). Records already read when a partition is revoked, or after a rebalance gives it back, may be returned
+        again: reading starts where the listener seeks. One caller at a time; it keeps calling even when everything
+        is paused, because that is what keeps the member alive. Raises TransportError; the next call goes on where
+        this one did not.
+        """
+        ...
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """The next record fetched from the partition is the first one at or after `offset`."""
+        ...
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Fetch nothing from these until `resume`. A rebalance forgets it."""
+        ...
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None: ...
+
+    async def commit(self, offsets: Mapping[TopicPartition, int], *, metadata: str) -> None:
+        """Tell the group's offsets to those who display lag. Raises TransportError if this member's generation is
+        over: an offset of an old assignment never replaces one of a newer one."""
+        ...
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        """What the group committed last; partitions it never committed are left out."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group at once, so that the others need not wait for the session timeout. The listener is not
+        called; a `fetch` under way returns what it has. Closing twice is harmless."""
+        ...
+
+
+class Topics(Protocol):
+    """What a log knows about its topics."""
+
+    async def cluster_id(self) -> str:
+        """The log's identity; it changes only when the log is another one."""
+        ...
+
+    async def describe(self, names: Collection[str] | None = None) -> Mapping[str, Topic]:
+        """The topics that exist, of those named, or all."""
+        ...
+
+    async def ensure(self, names: Collection[str]) -> frozenset[str]:
+        """Create the named topics that do not exist, where the log does that by itself; return those still missing."""
+        ...
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """Where each partition begins and ends now; partitions that do not exist are left out."""
+        ...
+
+    async def offsets_at(
+        self, partitions: Collection[TopicPartition], instant: datetime
+    ) -> Mapping[TopicPartition, int]:
+        """The first offset whose record is not older than the instant; the end where there is none."""
+        ...
+
+
+class Transport(Protocol):
+    """A partitioned, replayable log: Kafka, or its local stand-in."""
+
+    @property
+    def topics(self) -> Topics: ...
+
+    @property
+    def max_record_bytes(self) -> int:
+        """The size (key + value + headers) above which a record is never taken."""
+        ...
+
+    async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
+        """Append records to their partitions, in order; return for each None once it is stored durably, or why not.
+
+        After the first failure of a partition every later record of the call for that partition has failed too, so
+        what was stored of a partition is a prefix of what was given. A record that failed may still be stored.
+        """
+        ...
+
+    def subscribe(
+        self, topics: Collection[str], *, group: str | None, listener: RebalanceListener
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Join a consumer group, or read everything with `group=None`. Entering joins; leaving closes.
+
+        Partitions are assigned while `fetch` is called. A partition has one owner in a group; a member that dies
+        loses its partitions after the session timeout; topics that appear later are picked up.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+# ── the database ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+class Connection(Protocol):
+    """The transaction's connection as a handler sees it: asyncpg's verbs and `$1` placeholders on every store.
+
+    `str int bool float bytes Decimal datetime date UUID` and JSON values (dict, list) go in as parameters and come
+    back from columns selected by name, alike on every store. Errors are those of `microflow.errors`. An error that
+    is not caught around a `savepoint()` fails the handler, even if the handler goes on. `commit` and `rollback`
+    belong to the runtime and raise.
+    """
+
+    async def execute(self, sql: str, *args: object) -> int:
+        """Run one statement; return how many rows it affected."""
+        ...
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[object]]) -> None: ...
+
+    async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
+        """All rows, each a mapping from column name to value that can be indexed by position as well."""
+        ...
+
+    async def fetchrow(self, sql: str, *args: object) -> Row | None: ...
+
+    async def fetchval(self, sql: str, *args: object) -> Any:
+        """The first column of the first row, or None."""
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """What is done inside is undone if it raises; afterwards the transaction is usable."""
+        ...
+
+    @property
+    def raw(self) -> Any:
+        """The driver's own connection."""
+        ...
+
+
+Order: TypeAlias = Literal["key", "handler", "none"]
+"""What waits while an event is parked: everything of its topic and key, only its own handler, or nothing."""
+
+ClaimStatus: TypeAlias = Literal["done", "parked", "dead"]
+
+
+class ClaimKey(NamedTuple):
+    """What a claim is unique by, within a service: a handler, and the digest of an event's source and id."""
+
+    handler: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One handler's claim to one event. At most one transaction ever gets it.
+
+    `content` is a digest of the record's value, to notice the same id with other bytes. `resumes` is true for an
+    event that was parked: its claim is there already, and is granted while its parked row is.
+    """
+
+    key: ClaimKey
+    content: bytes
+    source: TopicPartition
+    offset: int
+    status: ClaimStatus = "done"
+    resumes: bool = False
+
+
+class OrderingKey(NamedTuple):
+    """What is kept in order within a service: a topic and a key. Records without a key have no order."""
+
+    topic: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that waits for its next attempt, or behind one that does.
+
+    `attempt` counts the attempts made (0: it waits behind another one). `due` is the instant of the next attempt;
+    None: never by itself (the handler says `halt`, and a dead letter came before). `order` says what waits for it.
+    """
+
+    claim: ClaimKey
+    record: Record
+    order: Order
+    attempt: int
+    due: datetime | None
+    content: bytes = b""
+    error: str = ""
+    first_failed_at: datetime | None = None
+
+
+class Blocked(NamedTuple):
+    """What waits for an ordering key's parked events: everything (`all_handlers`), or these handlers only."""
+
+    all_handlers: bool
+    handlers: frozenset[str]
+
+
+DeadLetterState: TypeAlias = Literal["dead", "redriving", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that no attempt will help, with all its bytes. `id` is the store's, 0 before it is stored.
+
+    `reason` is one of `decode`, `contract`, `rejected`, `exhausted`; `error` the exception's class and text; `trace`
+    the user's frames. `handler` is "" when the record never reached one.
+    """
+
+    claim: ClaimKey
+    record: Record
+    reason: str
+    error: str
+    trace: str
+    attempts: int
+    first_failed_at: datetime
+    failed_at: datetime
+    order: Order = "key"
+    content: bytes = b""
+    id: int = 0
+    state: DeadLetterState = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """An emitted event that is to be published. `position` is the store's: within a key it grows in commit order."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    created_at: datetime
+    position: int = -1
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a transaction writes last, in one go: whatever its size, it costs a few statements."""
+
+    parked: list[Parked] = field(default_factory=list)
+    """Upserted by claim. A row that is there keeps its place in the order of its key."""
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    outbox: list[OutboxRow] = field(default_factory=list)
+    watermarks: dict[TopicPartition, int] = field(default_factory=dict)
+    """Next offset to read, per partition. A stored one never goes back."""
+
+
+class Transaction(Protocol):
+    """One atomic step: all of it is committed, or none. The methods are called in this order.
+
+    Every one raises StoreError, or a subclass that says more.
+    """
+
+    async def fence(self, epochs: Mapping[TopicPartition, int]) -> None:
+        """Raise Fenced unless each epoch is the partition's current one, and keep it so until the transaction ends."""
+        ...
+
+    async def claim(self, claims: Sequence[Claim], *, now: datetime) -> Sequence[bool]:
+        """Enter claims with their status; True for each one granted.
+
+        Not granted: one that is there already, one that stands earlier in the same call, one that `resumes` and
+        has no parked row. A granted one that resumes and is not `parked` again loses its parked row.
+        """
+        ...
+
+    @property
+    def connection(self) -> Connection:
+        """For handlers and their kept writes. Usable from `claim` to `write`."""
+        ...
+
+    async def write(self, changes: Changes) -> None: ...
+
+
+class Ownership(NamedTuple):
+    """A partition's epoch (it grows with every owner) and its stored watermark (None: never read)."""
+
+    epoch: int
+    watermark: int | None
+
+
+class Partitions(Protocol):
+    """Who owns which partition of a service, and how far each has been committed."""
+
+    async def take(self, partitions: Collection[TopicPartition], *, owner: str) -> Mapping[TopicPartition, Ownership]:
+        """Begin a new epoch for each partition: transactions under an older one are refused from here on."""
+        ...
+
+    async def watermarks(self) -> Mapping[TopicPartition, int]:
+        """All stored watermarks of the service."""
+        ...
+
+
+class Inbox(Protocol):
+    """The claims of a service's handlers."""
+
+    async def seen(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
+        """The claims that are there, whatever their status, each with its `content`."""
+        ...
+
+    async def purge(self, *, completed_before: datetime, limit: int) -> int:
+        """Forget claims completed before an instant whose offset the stored watermark has passed; return how many.
+
+        Claims of parked events and of dead letters that are still there stay.
+        """
+        ...
+
+
+class Parking(Protocol):
+    """The events of a service that wait for their next attempt."""
+
+    async def blocked(self, keys: Collection[OrderingKey]) -> Mapping[OrderingKey, Blocked]:
+        """What waits behind parked events, for those of the keys that have any."""
+        ...
+
+    async def due(
+        self,
+        partitions: Collection[TopicPartition],
+        *,
+        now: datetime,
+        limit: int,
+        excluding: Collection[ClaimKey] = (),
+    ) -> Sequence[Parked]:
+        """Events that may run now: due, and no parked event that they wait for stands before them. Oldest first."""
+        ...
+
+    async def next_due(
+        self, partitions: Collection[TopicPartition], *, excluding: Collection[ClaimKey] = ()
+    ) -> datetime | None:
+        """The instant of the next retry: the earliest `due` of these partitions, None if nothing will be."""
+        ...
+
+    async def count(self) -> int: ...
+
+
+class DeadLetters(Protocol):
+    """The events of a service that were given up, with all their bytes."""
+
+    async def list(self, *, handler: str | None = None, limit: int = 100, after: int = 0) -> Sequence[DeadLetter]:
+        """Dead letters by ascending id, those of one handler if named. Redriven ones are listed with their state."""
+        ...
+
+    async def get(self, identifier: int) -> DeadLetter | None: ...
+
+    async def redrive(self, identifiers: Collection[int], *, now: datetime) -> frozenset[int]:
+        """Park dead letters for their handler again, due now, behind whatever of their key is parked.
+
+        Returns the ids that were `dead` and are `redriving` now: of two who ask at once, one gets each. One whose
+        handler halted goes back to its own place. It is `done` when its handler has succeeded, `dead` again if not.
+        """
+        ...
+
+    async def purge(self, *, failed_before: datetime, limit: int) -> int:
+        """Forget dead letters that failed before an instant and are not being redriven; return how many."""
+        ...
+
+
+class OutboxStatus(NamedTuple):
+    pending: int
+    oldest: datetime | None
+
+
+class Outbox(Protocol):
+    """What was committed and is not yet known to be in the log. It belongs to the database, not to one service."""
+
+    async def pending(self, *, after: int, limit: int) -> Sequence[OutboxRow]:
+        """Rows behind a position, in order."""
+        ...
+
+    async def delete(self, positions: Collection[int]) -> None:
+        """Forget rows that the log has acknowledged. Rows that are gone already are no error."""
+        ...
+
+    async def lease(self, *, owner: str, now: datetime, until: datetime) -> bool:
+        """Become, or stay, the one who publishes: true if nobody else's lease runs beyond `now`.
+
+        A lease saves work, it protects nothing: two who publish at once repeat records, they never reorder them.
+        """
+        ...
+
+    async def changed(self) -> None:
+        """Return soon after anybody, in this process or another, has committed rows since the last call returned."""
+        ...
+
+    async def status(self) -> OutboxStatus: ...
+
+
+class Handlers(Protocol):
+    """Which handlers a service has, by its own database."""
+
+    async def register(self, names: Collection[str]) -> frozenset[str]:
+        """Remember these handlers; return the names that are remembered and not among them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of SQL of the service's author, run once. `name` is its identity, `sql` may hold many statements."""
+
+    name: str
+    sql: str
+    where: str
+
+
+class Store(Protocol):
+    """A service's view of its database. Every table of ours is keyed by service; the outbox is the database's."""
+
+    @property
+    def lanes(self) -> int:
+        """How many transactions at once are worth having."""
+        ...
+
+    @property
+    def partitions(self) -> Partitions: ...
+    @property
+    def inbox(self) -> Inbox: ...
+    @property
+    def parking(self) -> Parking: ...
+    @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
+    def outbox(self) -> Outbox: ...
+    @property
+    def handlers(self) -> Handlers: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin; commit when the block ends, roll back when it raises.
+
+        An error from the commit itself may mean that it was committed: run the step again, the claims answer.
+        """
+        ...
+
+    async def migrate(self, migrations: Sequence[Migration]) -> Sequence[str]:
+        """Run the service's own migrations that have not been run, in order, under one lock; return their names.
+
+        Raises DefinitionError, with the file, for SQL the database refuses and for a migration whose text changed
+        after it was run.
+        """
+        ...
+
+    async def bind(self, cluster_id: str) -> str:
+        """Remember the log this database belongs to and return the database's own id.
+
+        Raises IdentityError if it belongs to another one.
+        """
+        ...
+
+    async def probe(self) -> None:
+        """Commit a write of 64 KiB on a fresh connection; raises StoreError if that is not possible now."""
+        ...
+
+    async def time(self) -> datetime:
+        """The database's own clock, in UTC and aware."""
+        ...
+
+    async def close(self) -> None: ...
