@@ -9,9 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from microflow.errors import TransportError
+from microflow.connection import Connection as Connection
+from microflow.connection import Row as Row
+from microflow.errors import StoreError, TransportError
+from microflow.records import Headers as Headers
+from microflow.records import Record as Record
+from microflow.records import TopicPartition as TopicPartition
+from microflow.retries import Order as Order
 
 # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -33,33 +39,6 @@ class Clock(Protocol):
 
 
 # ── the log ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class TopicPartition(NamedTuple):
-    """One partition of one topic: what is ordered, owned and fenced."""
-
-    topic: str
-    partition: int
-
-
-Headers: TypeAlias = tuple[tuple[str, bytes], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An event's bytes in a log. `offset` and `timestamp` are the log's; -1 and None on a record to be published."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-    timestamp: datetime | None = None
-    offset: int = -1
-
-    @property
-    def source(self) -> TopicPartition:
-        return TopicPartition(self.topic, self.partition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,47 +177,6 @@ class Transport(Protocol):
 
 # ── the database ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-Row: TypeAlias = Mapping[str, Any]
-
-
-class Connection(Protocol):
-    """The transaction's connection as a handler sees it: asyncpg's verbs and `$1` placeholders on every store.
-
-    `str int bool float bytes Decimal datetime date UUID` and JSON values (dict, list) go in as parameters and come
-    back from columns selected by name, alike on every store. Errors are those of `microflow.errors`. An error that
-    is not caught around a `savepoint()` fails the handler, even if the handler goes on. `commit` and `rollback`
-    belong to the runtime and raise.
-    """
-
-    async def execute(self, sql: str, *args: object) -> int:
-        """Run one statement; return how many rows it affected."""
-        ...
-
-    async def executemany(self, sql: str, rows: Sequence[Sequence[object]]) -> None: ...
-
-    async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
-        """All rows, each a mapping from column name to value that can be indexed by position as well."""
-        ...
-
-    async def fetchrow(self, sql: str, *args: object) -> Row | None: ...
-
-    async def fetchval(self, sql: str, *args: object) -> Any:
-        """The first column of the first row, or None."""
-        ...
-
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """What is done inside is undone if it raises; afterwards the transaction is usable."""
-        ...
-
-    @property
-    def raw(self) -> Any:
-        """The driver's own connection."""
-        ...
-
-
-Order: TypeAlias = Literal["key", "handler", "none"]
-"""What waits while an event is parked: everything of its topic and key, only its own handler, or nothing."""
-
 ClaimStatus: TypeAlias = Literal["done", "parked", "dead"]
 
 
@@ -367,6 +305,11 @@ class Transaction(Protocol):
     @property
     def connection(self) -> Connection:
         """For handlers and their kept writes. Usable from `claim` to `write`."""
+        ...
+
+    @property
+    def failure(self) -> StoreError | None:
+        """The first error of this transaction that no savepoint undid: whoever caught it, nothing can be committed."""
         ...
 
     async def write(self, changes: Changes) -> None: ...
