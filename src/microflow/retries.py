@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from microflow.errors import ContractError, DefinitionError, Reject
 
@@ -65,6 +65,9 @@ class Retry:
 
 RetryPolicy: TypeAlias = Retry | Mapping[type[Exception], Retry]
 """One `Retry` for every failure, or one for each class of exception; the nearest base class counts."""
+
+Order: TypeAlias = Literal["key", "handler", "none"]
+"""What waits while an event is parked: everything of its topic and key, only its own handler, or nothing."""
 
 HOPELESS = (Reject, ContractError)
 

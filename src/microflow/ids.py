@@ -1,0 +1,72 @@
+"""Identity: the digest a claim is made by, and the ids of emitted events, derived from what caused them.
+
+Ids have the layout of UUID version 7 (RFC 9562): 48 bits of milliseconds, then 74 bits that are random for a root
+event and a keyed hash for an emitted one, so that an execution that is repeated emits the same ids again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from hashlib import blake2b
+from typing import TypeAlias
+from uuid import UUID
+
+RandomBits: TypeAlias = Callable[[int], int]
+"""Returns an integer of so many random bits, as `random.Random.getrandbits`."""
+
+_VERSION_7 = 0x7 << 76
+_VARIANT = 0x2 << 62
+
+
+def digest_of(source: str, identifier: str) -> bytes:
+    """16 bytes that stand for an event: its source and id, which CloudEvents promises to be unique together."""
+    return blake2b(f"{len(source)}:{source}{identifier}".encode(), digest_size=16).digest()
+
+
+def content_of(value: bytes | None) -> bytes:
+    """8 bytes that stand for a record's value, to notice the same id with other bytes."""
+    return blake2b(value or b"", digest_size=8, person=b"value" if value is not None else b"none").digest()
+
+
+def root_id(now: datetime, random_bits: RandomBits) -> str:
+    """A fresh id for an event that nothing caused."""
+    return _uuid7(_milliseconds(now), random_bits(74))
+
+
+def derived_id(
+    cause: bytes, cause_id: str, cause_time: datetime, *, service: str, handler: str, event_type: str, ordinal: int
+) -> str:
+    """The id of the `ordinal`-th event of a type that a handler emits because of a cause (its digest and id).
+
+    The time in it is the cause's, not the clock's: an execution repeated tomorrow derives the same id.
+    """
+    hashed = blake2b(
+        "\0".join((service, handler, event_type, str(ordinal))).encode(), key=cause, digest_size=10
+    ).digest()
+    return _uuid7(_time_of(cause_id, cause_time), int.from_bytes(hashed, "big") & ((1 << 74) - 1))
+
+
+def idempotency_key(cause: bytes, *, service: str, handler: str, label: str) -> str:
+    """A key for a call to the outside world: the same for every attempt, another one for every handler and label."""
+    return blake2b("\0".join((service, handler, label)).encode(), key=cause, digest_size=16).hexdigest()
+
+
+def _uuid7(milliseconds: int, bits: int) -> str:
+    head, tail = bits >> 62, bits & ((1 << 62) - 1)
+    number = (milliseconds & ((1 << 48) - 1)) << 80 | _VERSION_7 | head << 64 | _VARIANT | tail
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _time_of(cause_id: str, cause_time: datetime) -> int:
+    if len(cause_id) == 36 and cause_id[14] == "7":
+        try:
+            return UUID(cause_id).int >> 80
+        except ValueError:
+            pass
+    return _milliseconds(cause_time)
+
+
+def _milliseconds(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
