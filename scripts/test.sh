@@ -1,0 +1,16 @@
+#!/bin/sh
+# Runs the tests on the venv's Python and then on a newer one if this machine has one. Arguments go to pytest.
+set -eu
+
+.venv/bin/python -m pytest "$@"
+ran=$(.venv/bin/python --version)
+
+newer=$(scripts/find_python.sh newer .venv/bin/python)
+if [ -z "$newer" ]; then
+    echo "The tests passed on $ran; there is no newer Python on this machine."
+    exit 0
+fi
+venv=.venv-$("$newer" -c 'import sys; print(*sys.version_info[:2], sep=".")')
+scripts/set_up.sh "$venv" requirements/development.txt "$newer"
+"$venv/bin/python" -m pytest "$@"
+echo "The tests passed on $ran and on $("$venv/bin/python" --version)."

@@ -1,0 +1,1 @@
+"""The pytest plugin: the `world` fixture, a whole system in virtual time."""
