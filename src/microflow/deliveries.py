@@ -1,0 +1,128 @@
+"""The runtime's vocabulary: a delivery of a record, the executions of its handlers, and how each of them ends."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from microflow.context import Write
+from microflow.envelopes import Envelope, Sealed
+from microflow.handlers import Handler
+from microflow.ports import Claim, ClaimKey, ClaimStatus, OrderingKey, Parked, Record, TopicPartition
+
+UNREADABLE = ""
+"""The handler's name in the claim of a record whose headers cannot be read: no handler ever saw it."""
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A record that was read, opened. `unsettled` counts its executions whose end is not yet committed."""
+
+    record: Record
+    envelope: Envelope
+    unsettled: int = 0
+
+    @property
+    def source(self) -> TopicPartition:
+        return self.record.source
+
+    @property
+    def ordering(self) -> OrderingKey | None:
+        """What its executions are kept in order by; None for a record without a key."""
+        return None if self.record.key is None else OrderingKey(self.record.topic, self.record.key)
+
+
+# ── how an execution ends ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The handler returned: what it emits, and the writes it left."""
+
+    sealed: tuple[Sealed, ...]
+    writes: tuple[Write, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt failed; the next one is due at an instant, or there is none (`reason` says why it is given up)."""
+
+    error: BaseException
+    at: datetime
+    due: datetime | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """It may not run now: an earlier event of its key is parked. Not an attempt."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The handler asks for the transaction: it runs there."""
+
+
+Outcome: TypeAlias = Succeeded | Failed | Postponed | Inside
+
+
+class State(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One handler's turn at one delivery.
+
+    `sequence` is its place in the lane. `parked` is the row it resumes, if it was parked before. An `orphan` ran when
+    its partition was taken away: it may be adopted by a redelivery, and is never committed unless it is.
+    `repeats` are deliveries of the same event that came while it was under way.
+    """
+
+    delivery: Delivery
+    handler: Handler | None
+    sequence: int = 0
+    parked: Parked | None = None
+    state: State = State.WAITING
+    outcome: Outcome | None = None
+    took: timedelta = timedelta(0)
+    orphan: bool = False
+    repeats: list[Execution] = field(default_factory=list)
+
+    @property
+    def claim_key(self) -> ClaimKey:
+        return ClaimKey(self.handler.name if self.handler else UNREADABLE, self.delivery.envelope.digest)
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return (self.parked.attempt if self.parked else 0) + 1
+
+    @property
+    def halts(self) -> bool:
+        return self.handler is not None and self.handler.halt
+
+    def claim(self) -> Claim:
+        return Claim(
+            key=self.claim_key,
+            content=self.delivery.envelope.content,
+            source=self.delivery.source,
+            offset=self.delivery.record.offset,
+            status=self._status(),
+            resumes=self.parked is not None,
+        )
+
+    def _status(self) -> ClaimStatus:
+        match self.outcome:
+            case Postponed():
+                return "parked"
+            case Failed(due=due):
+                return "parked" if due is not None or self.halts else "dead"
+            case _:
+                return "done"
