@@ -13,7 +13,7 @@ resolve() {
 
 candidates() {
     command -v "python$1" || true
-    for python in "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/"$1".*/bin/"python$1"; do
+    for python in "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/"$1".*/bin/"python$1"; do
         if [ -x "$python" ]; then echo "$python"; fi
     done
     if command -v uv >/dev/null; then uv python find --no-python-downloads --system "$1" 2>/dev/null || true; fi
