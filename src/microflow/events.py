@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -14,6 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from microflow.errors import ContractError, DefinitionError
+from microflow.places import calling_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Message(BaseModel):
         **misspelt: Any,
     ) -> None:
         super().__init_subclass__()
-        where = _where_class_is_written()
+        where = calling_place()
         if misspelt:
             known = "key, topic, type, external"
             raise DefinitionError(
@@ -142,15 +142,3 @@ def check_topic(topic: str, *, where: str) -> None:
         why = "Names that begin with '__' are Kafka's own."
     if why is not None:
         raise DefinitionError(f"{topic!r} is no topic name.", where=where, why=why, fix='For example: topic="payments"')
-
-
-def _where_class_is_written() -> str:
-    # The frames between the user's class statement and here are pydantic's and ours: two or three, never many.
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in {
-        "microflow",
-        "pydantic",
-        "abc",
-    }:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
