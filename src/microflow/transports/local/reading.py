@@ -1,0 +1,133 @@
+"""Which records come next: where a member reads in each of its partitions, and batches that are fair to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+
+from microflow.errors import TransportError
+from microflow.ports import Record, TopicPartition
+from microflow.transports.local import headers
+from microflow.transports.local.errors import as_transport_errors
+from microflow.transports.local.log import EPOCH, OFFSET_BITS, Log
+
+MOST_BYTES = 16 * 1024 * 1024
+"""A batch ends behind the record that brings it above this, so that large records cannot fill the memory."""
+
+OFFSET_MASK = (1 << OFFSET_BITS) - 1
+
+
+class Reading:
+    """The partitions a member has, and its place in each. Nothing is read before `begin`, and of no partition before
+    somebody has sought a place in it."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._ids: Mapping[TopicPartition, int] = {}
+        self._places: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._begun = False
+        self._turn = 0
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        return frozenset(self._ids)
+
+    def grant(self, partitions: Mapping[TopicPartition, int]) -> None:
+        """Have these partitions, by id, and no others."""
+        self.stop()
+        self._ids = partitions
+        self._places.clear()
+        self._paused.clear()
+
+    def begin(self) -> None:
+        self._begun = True
+
+    def stop(self) -> None:
+        """Read nothing any more, until `begin`."""
+        self._begun = False
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        if partition not in self._ids:
+            raise TransportError(f"cannot seek in {partition.topic}[{partition.partition}]: it is not assigned")
+        self._places[partition] = max(offset, 0)
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self._paused.update(partition for partition in partitions if partition in self._ids)
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        self._paused.difference_update(partitions)
+
+    def read(self, *, max_records: int) -> list[Record]:
+        """The next records, as far as there are any; each is returned once."""
+        if not self._begun or max_records < 1:
+            return []
+        records: list[Record] = []
+        room = MOST_BYTES
+        for partition, quota in self._quotas(max_records).items():
+            room -= self._read_partition(partition, records, limit=quota, room=room)
+            if room <= 0:
+                break
+        return records
+
+    def _quotas(self, max_records: int) -> dict[TopicPartition, int]:
+        reading = [partition for partition in self._places if partition not in self._paused]
+        if not reading:
+            return {}
+        bounds = self._log.bounds(self._ids[partition] for partition in reading)
+        waiting: dict[TopicPartition, int] = {}
+        for partition in reading:
+            beginning, ending = bounds[self._ids[partition]]
+            if self._places[partition] < beginning:
+                self._places[partition] = beginning
+            if self._places[partition] < ending:
+                waiting[partition] = ending - self._places[partition]
+        return share(self._in_turn(waiting), max_records)
+
+    def _in_turn(self, waiting: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """The same, beginning with another partition each time."""
+        if len(waiting) < 2:
+            return waiting
+        self._turn += 1
+        names = list(waiting)
+        first = self._turn % len(names)
+        return {name: waiting[name] for name in names[first:] + names[:first]}
+
+    def _read_partition(self, partition: TopicPartition, records: list[Record], *, limit: int, room: int) -> int:
+        topic, number = partition
+        size = 0
+        offset = self._places[partition] - 1
+        last_timestamp, instant = -1, EPOCH
+        with as_transport_errors(self._log.database.path):
+            rows = self._log.records(self._ids[partition], start=offset + 1, limit=limit)
+            try:
+                for row_id, timestamp, key, value, blob in rows:
+                    offset = row_id & OFFSET_MASK
+                    if timestamp != last_timestamp:
+                        last_timestamp, instant = timestamp, _instant(timestamp)
+                    records.append(Record(topic, number, key, value, headers.decode(blob), instant, offset))
+                    size += len(blob) + len(value or b"")
+                    if size >= room:
+                        break
+            finally:
+                rows.close()  # a reader left open keeps the write-ahead log from being emptied
+        self._places[partition] = offset + 1
+        return size
+
+
+def share(waiting: Mapping[TopicPartition, int], room: int) -> dict[TopicPartition, int]:
+    """How many records to take of each partition: alike, and what one does not need goes to the others.
+
+    If there is not room for one of each, those that come first have it.
+    """
+    chosen = list(waiting.items())[:room]
+    quotas = dict(chosen)
+    by_need = sorted(chosen, key=lambda each: each[1])
+    for others, (partition, count) in zip(range(len(chosen), 0, -1), by_need, strict=True):
+        quotas[partition] = min(count, room // others)
+        room -= quotas[partition]
+    return quotas
+
+
+def _instant(timestamp: int) -> datetime:
+    return EPOCH + timedelta(microseconds=timestamp)
