@@ -22,6 +22,7 @@ MicroflowError
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -140,3 +141,10 @@ class TransportError(MicroflowError):
 
 class RecordTooLarge(TransportError):
     """The log will never take this record: it is larger than the log allows."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """What a misspelt word was probably meant to be, for "did you mean"."""
+    by_folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(word.casefold(), by_folded, n=1)
+    return by_folded[near[0]] if near else None

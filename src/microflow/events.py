@@ -4,34 +4,50 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Never, Union
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
-from microflow.errors import ContractError, DefinitionError
+from microflow.errors import ContractError, DefinitionError, nearest
+from microflow.keywords import EventOptions, read_keywords
 from microflow.places import calling_place
 
 
-@dataclass(frozen=True, slots=True)
-class EventOptions:
-    """The class keywords of an event, its own and inherited ones together."""
-
-    type: str
-    key: tuple[str, ...] | None = None
-    key_is_tuple: bool = False
-    topic: str | None = None
-    external: bool = False
-    where: str = ""
+def _fail_fast(schema: Any) -> None:
+    # A list of a million wrong items would be a million errors, 400 bytes each, of which five are ever told.
+    if isinstance(schema, dict):
+        if schema.get("type") in {"list", "set", "frozenset", "tuple"}:
+            schema["fail_fast"] = True
+        for each in schema.values():
+            _fail_fast(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _fail_fast(each)
 
 
 class Message(BaseModel):
     """What `Event` and `Command` share: frozen, compared by its fields, unknown fields ignored when read."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        # What is written must be readable again: NaN and bytes that are no UTF-8 have no form of their own in JSON.
+        ser_json_inf_nan="strings",
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        # An alias is a field's name on the wire; in Python the field has its own.
+        populate_by_name=True,
+        # The default of newer pydantics: `model_name` is a field like any other.
+        protected_namespaces=("model_validate", "model_dump"),
+    )
 
     # One attribute with dunders holds every keyword, so that no field a user may think of collides with it.
     __microflow__: ClassVar[EventOptions] = EventOptions(type="Message")
@@ -43,27 +59,17 @@ class Message(BaseModel):
         topic: str | None = None,
         type: str | None = None,  # noqa: A002 - the word of CloudEvents
         external: bool | None = None,
-        **misspelt: Any,
+        **misspelt: Never,
     ) -> None:
         super().__init_subclass__()
-        where = calling_place()
-        if misspelt:
-            known = "key, topic, type, external"
-            raise DefinitionError(
-                f"{cls.__name__} has an unknown keyword: {', '.join(sorted(misspelt))}.",
-                where=where,
-                fix=f'An event\'s keywords are {known}, for example: class {cls.__name__}(Event, key="order_id")',
-            )
-        options = replace(cls.__microflow__, type=type or cls.__name__, where=where)
-        if key is not None:
-            options = replace(
-                options, key=(key,) if isinstance(key, str) else tuple(key), key_is_tuple=not isinstance(key, str)
-            )
-        if topic is not None:
-            options = replace(options, topic=topic)
-        if external is not None:
-            options = replace(options, external=external)
-        cls.__microflow__ = options
+        given = {"key": key, "topic": topic, "type": type, "external": external}
+        cls.__microflow__ = read_keywords(cls, given, misspelt, where=calling_place())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 class Event(Message):
@@ -110,22 +116,80 @@ def _key_text(event: Message, field: str) -> str:
     raise ContractError(
         f"{type(event).__name__}.{field} is the event's key, and {value!r} cannot be one.",
         where=event.__microflow__.where,
-        why="A key is a str, an int, a UUID or an enum of these; it decides what is kept in order.",
+        why=WHAT_A_KEY_IS,
     )
 
 
+WHAT_A_KEY_IS = "A key is a str, an int, a UUID or an enum of these; it decides what is kept in order."
+
+
+# ── what is checked when a service is built ───────────────────────────────────────────────────────────────────────
+
+
 def check_event_class(event: type[Message]) -> None:
-    """Raise DefinitionError if an event class names a key field it does not have or a topic Kafka would refuse."""
+    """Raise DefinitionError if an event class names a key that cannot be one, or a topic Kafka would refuse."""
     options = options_of(event)
+    if "[" in event.__name__ and "type" not in options.said:
+        plain = event.__name__.partition("[")[0]
+        raise DefinitionError(
+            f"{event.__name__} has no name on the wire.",
+            where=options.where,
+            why="The type of a generic event with its parameters filled in would be called like that.",
+            fix=f"Give it a name: class OrderAccepted({event.__name__}): ..., and use that instead of {plain}[…].",
+        )
     for field in options.key or ():
-        if field not in event.model_fields:
-            raise DefinitionError(
-                f"{event.__name__} says key={field!r}, but has no such field.",
-                where=options.where,
-                fix=f"It has: {', '.join(event.model_fields) or 'no fields'}.",
-            )
+        _check_key_field(event, field, options)
     if options.topic is not None:
         check_topic(options.topic, where=options.where)
+
+
+def _check_key_field(event: type[Message], name: str, options: EventOptions) -> None:
+    fields = event.model_fields
+    if name not in fields:
+        near = nearest(name, fields)
+        raise DefinitionError(
+            f"{event.__name__} says key={name!r}, but has no such field.",
+            where=options.where,
+            why=f"It has: {', '.join(fields) or 'no fields'}.",
+            fix=f"Did you mean key={near!r}?" if near else f"Add it: {name}: str",
+        )
+    for wrong in _no_keys_in(fields[name].annotation):
+        raise DefinitionError(
+            f"{event.__name__}.{name} is the event's key, and may be {_named(wrong)}, which cannot be one.",
+            where=options.where,
+            why=WHAT_A_KEY_IS,
+            fix=f"{name}: str",
+        )
+
+
+_NEVER_A_KEY = (
+    bool, float, complex, Decimal, bytes, date, datetime, time, timedelta,
+    list, tuple, set, frozenset, dict, BaseModel, types.NoneType,
+)  # fmt: skip
+
+
+def _no_keys_in(annotation: Any) -> Iterator[Any]:
+    # Only what can never be a key is told: a type with a validator of its own may well hold a str.
+    origin = typing.get_origin(annotation)
+    if origin in {Union, types.UnionType}:
+        for each in typing.get_args(annotation):
+            yield from _no_keys_in(each)
+    elif origin is Annotated:
+        yield from _no_keys_in(typing.get_args(annotation)[0])
+    elif isinstance(origin or annotation, type):
+        kind = origin or annotation
+        if issubclass(kind, Enum):
+            yield from (type(each.value) for each in kind if not _can_be_key(each.value))
+        elif issubclass(kind, _NEVER_A_KEY):
+            yield kind
+
+
+def _can_be_key(value: object) -> bool:
+    return isinstance(value, str | int | UUID) and not isinstance(value, bool)
+
+
+def _named(kind: type) -> str:
+    return "None" if kind is types.NoneType else f"a {kind.__name__}"
 
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
