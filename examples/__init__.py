@@ -1,0 +1,1 @@
+"""Examples: whole systems built with microflow, to be read, run and copied."""
