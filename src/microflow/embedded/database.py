@@ -61,7 +61,7 @@ class Database:
         self.writer = self.connect()
         self.reader = self.connect()
         self.reader.execute("pragma query_only = on")
-        self.notifications = Notifications(path, clock=clock, version=self._version)
+        self.notifications = Notifications(path, clock=clock, version=self._version, alone=memory)
 
     @classmethod
     def open(cls, path: Path, *, clock: Clock, memory: bool = False) -> Database:

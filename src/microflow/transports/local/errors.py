@@ -25,7 +25,7 @@ def as_transport_errors(path: Path) -> Iterator[None]:
     """Raise a TransportError for whatever the database inside raises."""
     try:
         yield
-    except (sqlite3.Error, StoreError) as cause:
+    except (sqlite3.Error, StoreError, OSError) as cause:
         raise transport_error(path, cause) from cause
 
 

@@ -75,9 +75,14 @@ def begin_rebalance(connection: sqlite3.Connection, group: str) -> None:
 def members(connection: sqlite3.Connection, group: str) -> list[Member]:
     """The members of a group, in the order in which they joined."""
     return [
-        Member(id, frozenset(json.loads(topics)), bool(ready), session and timedelta(seconds=session), sign)
-        for id, topics, ready, session, sign in connection.execute(SQL["members"], (group,)).fetchall()
+        Member(number, frozenset(json.loads(topics)), bool(ready), session and timedelta(seconds=session), sign)
+        for number, topics, ready, session, sign in connection.execute(SQL["members"], (group,)).fetchall()
     ]
+
+
+def signs(connection: sqlite3.Connection) -> frozenset[str]:
+    """The signs of life of all members of all groups."""
+    return frozenset(sign for (sign,) in connection.execute(SQL["signs"]))
 
 
 def generation(connection: sqlite3.Connection, member_id: int) -> tuple[bool, int | None]:

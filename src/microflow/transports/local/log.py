@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
@@ -23,6 +24,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 LEGAL_TOPIC = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
 WAIT_FOR_LOCK = timedelta(seconds=30)
+CLEAN_EVERY = timedelta(seconds=30)
+CLEAN_AT_ONCE = 2000
+
+logger = logging.getLogger("microflow.transports.local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Log:
         self.max_record_bytes = max_record_bytes
         self._topic_created = topic_created
         self._topics: dict[str, StoredTopic] = {}
+        self._cleaned: timedelta | None = None
 
     # ── topics ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -207,32 +213,49 @@ class Log:
                 high = middle
         return low
 
+    async def clean(self) -> None:
+        """Delete some records that are older than the retention, if it is time to. Never fails: it can wait."""
+        now = self._clock.monotonic()
+        if self._cleaned is not None and now - self._cleaned < CLEAN_EVERY:
+            return
+        try:
+            if not await self.delete_expired(limit=CLEAN_AT_ONCE):
+                self._cleaned = now
+        except TransportError as error:
+            self._cleaned = now
+            logger.warning("old records cannot be deleted: %s", error)
+
     async def delete_expired(self, *, limit: int) -> int:
-        """Delete records older than the retention, at most so many of each partition; return how many."""
+        """Delete records older than the retention, about so many; return how many."""
         cutoff = (self._clock.now() - self._retention - EPOCH) // MICROSECOND
-        expired = [found for row in self._select("beginnings") if (found := self._expired(row, cutoff, limit))]
+        expired: list[tuple[int, int, int]] = []
+        count = 0
+        for partition_id, beginning in self._select("beginnings", cutoff):
+            kept = self._first_kept(partition_id, beginning, cutoff=cutoff, limit=limit - count)
+            expired.append((partition_id, beginning, kept))
+            count += kept - beginning
+            if count >= limit:
+                break
         if expired:
             async with self.writing() as connection:
                 for partition_id, beginning, kept in expired:
                     first = partition_id << OFFSET_BITS
                     connection.execute(SQL["delete records"], (first | beginning, first | kept))
                     connection.execute(SQL["move beginning"], (kept, partition_id))
-        return sum(kept - beginning for _, beginning, kept in expired)
+        return count
 
-    def _expired(self, row: tuple[int, int, int], cutoff: int, limit: int) -> tuple[int, int, int] | None:
-        partition_id, beginning, _ = row
+    def _first_kept(self, partition_id: int, beginning: int, *, cutoff: int, limit: int) -> int:
         first = partition_id << OFFSET_BITS
-        oldest = self._select("oldest records", first | beginning, first + (1 << OFFSET_BITS), limit)
-        kept = beginning + sum(timestamp < cutoff for _, timestamp in oldest)
-        return (partition_id, beginning, kept) if kept > beginning else None
+        oldest: list[tuple[int]] = self._select("timestamps", first | beginning, first + (1 << OFFSET_BITS), limit)
+        return beginning + sum(timestamp < cutoff for (timestamp,) in oldest)
 
     # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[sqlite3.Connection]:
+    async def writing(self, *, patience: timedelta = WAIT_FOR_LOCK) -> AsyncIterator[sqlite3.Connection]:
         """One transaction; whatever fails in it is a TransportError."""
         with as_transport_errors(self.database.path):
-            async with self.database.writing(patience=WAIT_FOR_LOCK) as connection:
+            async with self.database.writing(patience=patience) as connection:
                 yield connection
 
     def _select(self, name: str, *args: object) -> list[Any]:

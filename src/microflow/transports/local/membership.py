@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 from microflow.errors import TransportError
-from microflow.ports import Committed, TopicPartition
+from microflow.ports import Clock, Committed, TopicPartition
 from microflow.transports.local import groups
 from microflow.transports.local.errors import as_transport_errors
 from microflow.transports.local.format import SQL
 from microflow.transports.local.log import Log
-from microflow.transports.local.sessions import Sign
+from microflow.transports.local.signs import Attendance, Sign, signs_of
+
+logger = logging.getLogger("microflow.transports.local")
+
+WAIT_TO_LEAVE = timedelta(seconds=2)
 
 
 class Membership(Protocol):
@@ -44,28 +51,43 @@ class Membership(Protocol):
     def committed(self, partition_ids: Collection[int]) -> Mapping[int, Committed]: ...
 
 
-class GroupMember:
-    """A member of a consumer group."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the members of a group put up with each other."""
 
-    def __init__(self, log: Log, group: str, topics: Collection[str], *, session: timedelta | None) -> None:
-        self._log = log
-        self._group = group
-        self._topics = topics
-        self._session = session
-        self._sign = None if session is None else Sign(log.database.path)
+    session: timedelta
+    heartbeat: timedelta
+    rebalance: timedelta
+
+
+class GroupMember:
+    """A member of a consumer group. Without `patience` it never expires, and expels nobody."""
+
+    def __init__(
+        self, log: Log, group: str, topics: Collection[str], *, clock: Clock, patience: Patience | None
+    ) -> None:
+        self.group = group
         self.id: int | None = None
+        self._log = log
+        self._topics = topics
+        self._clock = clock
+        self._patience = patience
+        self._sign = Sign(signs_of(log.database.path))
+        self._heart: asyncio.Task[None] | None = None
+        self._left = False
 
     async def join(self) -> None:
-        if self._sign is not None:
-            self._sign.give()
+        patience = self._patience
+        if patience is not None:
+            with as_transport_errors(self._log.database.path):
+                self._sign.give(self._clock.now())
+        session = None if patience is None else patience.session
         async with self._log.writing() as connection:
-            self.id = groups.join(
-                connection,
-                self._group,
-                self._topics,
-                session=self._session,
-                sign=None if self._sign is None else self._sign.name,
-            )
+            if self._left:  # while this waited for the lock
+                return
+            self.id = groups.join(connection, self.group, self._topics, session=session, sign=self._sign.name or None)
+        if patience is not None and self._heart is None:
+            self._heart = asyncio.get_running_loop().create_task(self._stay_alive(patience))
 
     def term(self) -> int | None:
         standing = self._standing()
@@ -81,30 +103,36 @@ class GroupMember:
             return
         async with self._log.writing() as connection:
             assert self.id is not None
-            groups.give_up(connection, self._group, self.id)
+            groups.give_up(connection, self.group, self.id)
 
     def partitions(self) -> Mapping[TopicPartition, int]:
         assert self.id is not None
         with as_transport_errors(self._log.database.path):
-            return groups.assigned(self._log.database.reader, self._group, self.id)
+            return groups.assigned(self._log.database.reader, self.group, self.id)
 
     async def leave(self) -> None:
-        if self.id is not None:
-            async with self._log.writing() as connection:
-                groups.remove(connection, self._group, [self.id])
-            self.id = None
-        if self._sign is not None:
+        self._left = True
+        if self._heart is not None:
+            self._heart.cancel()
+        try:
+            async with self._log.writing(patience=WAIT_TO_LEAVE) as connection:
+                groups.remove(connection, self.group, [] if self.id is None else [self.id])
             self._sign.withdraw()
+        except TransportError as error:
+            logger.warning("group %s will notice by itself that a member left: %s", self.group, error)
+        finally:
+            self.id = None
+            self._sign.let_go()
 
     async def commit(self, term: int, offsets: Mapping[int, int], *, metadata: str) -> None:
         async with self._log.writing() as connection:
             if self.id is None or not groups.is_current(connection, self.id, term):
-                raise TransportError(f"an offset of group {self._group} comes too late: its generation is over")
-            groups.commit(connection, self._group, offsets, metadata=metadata)
+                raise TransportError(f"an offset of group {self.group} comes too late: its generation is over")
+            groups.commit(connection, self.group, offsets, metadata=metadata)
 
     def committed(self, partition_ids: Collection[int]) -> Mapping[int, Committed]:
         with as_transport_errors(self._log.database.path):
-            return groups.committed(self._log.database.reader, self._group, partition_ids)
+            return groups.committed(self._log.database.reader, self.group, partition_ids)
 
     def _standing(self) -> tuple[bool, int | None] | None:
         if self.id is None:
@@ -114,6 +142,31 @@ class GroupMember:
                 return groups.generation(self._log.database.reader, self.id)
             except LookupError:
                 return None
+
+    async def _stay_alive(self, patience: Patience) -> None:
+        attendance = Attendance(
+            signs_of(self._log.database.path),
+            clock=self._clock,
+            rebalance_timeout=patience.rebalance,
+            awake_within=max(3 * patience.heartbeat, patience.session / 2),
+        )
+        while True:
+            await self._clock.sleep(patience.heartbeat)
+            try:
+                self._sign.renew(self._clock.now())
+                await self._expel(attendance)
+                await self._log.clean()
+            except (TransportError, OSError) as error:
+                logger.warning("a heartbeat in group %s failed: %s", self.group, error)
+
+    async def _expel(self, attendance: Attendance) -> None:
+        with as_transport_errors(self._log.database.path):
+            attendance.tidy(lambda: groups.signs(self._log.database.reader))
+            others = [each for each in groups.members(self._log.database.reader, self.group) if each.id != self.id]
+        if absent := attendance.absent(others):
+            logger.warning("expelling %d silent members of group %s", len(absent), self.group)
+            async with self._log.writing() as connection:
+                groups.remove(connection, self.group, absent)
 
 
 class Everything:

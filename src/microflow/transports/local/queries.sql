@@ -41,16 +41,18 @@ where id >= ? and id < ? order by id limit ?;
 select timestamp from microflow_log_records where id = ?;
 
 -- name: beginnings
-select id, beginning, ending from microflow_log_partitions where beginning < ending;
+select microflow_log_partitions.id, beginning from microflow_log_partitions
+join microflow_log_records on microflow_log_records.id = microflow_log_partitions.id << 40 | beginning
+where beginning < ending and microflow_log_records.timestamp < ?;
 
--- name: oldest records
-select id, timestamp from microflow_log_records where id >= ? and id < ? order by id limit ?;
+-- name: timestamps
+select timestamp from microflow_log_records where id >= ? and id < ? order by id limit ?;
 
 -- name: delete records
 delete from microflow_log_records where id >= ? and id < ?;
 
 -- name: move beginning
-update microflow_log_partitions set beginning = ? where id = ?;
+update microflow_log_partitions set beginning = max(beginning, ?) where id = ?;
 
 -- name: groups of topic
 select distinct group_name from microflow_log_members, json_each(microflow_log_members.topics)
@@ -76,6 +78,9 @@ delete from microflow_log_members where id = ? and group_name = ?;
 
 -- name: members
 select id, topics, ready, session, sign from microflow_log_members where group_name = ? order by id;
+
+-- name: signs
+select sign from microflow_log_members where sign is not null;
 
 -- name: standing
 select microflow_log_members.ready, microflow_log_groups.rebalancing, microflow_log_groups.generation

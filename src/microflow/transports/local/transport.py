@@ -16,27 +16,24 @@ from microflow.transports.local import groups
 from microflow.transports.local.errors import transport_error
 from microflow.transports.local.format import prepare
 from microflow.transports.local.log import Log
-from microflow.transports.local.membership import Everything, GroupMember, Membership
+from microflow.transports.local.membership import Everything, GroupMember, Membership, Patience
 from microflow.transports.local.subscription import LocalSubscription
 from microflow.transports.local.topics import LocalTopics
-
-CLEAN_EVERY = timedelta(seconds=30)
-CLEAN_AT_ONCE = 1000
 
 
 class LocalTransport:
     """`microflow.ports.Transport` in a file. Two handles on one file are like two processes on it."""
 
     def __init__(
-        self, database: Database, log: Log, *, cluster_id: str, clock: Clock, session: timedelta | None
+        self, database: Database, log: Log, *, cluster_id: str, clock: Clock, patience: Patience | None
     ) -> None:
         self._database = database
         self._log = log
         self._clock = clock
-        self._session = session
+        self._patience = patience
         self._topics = LocalTopics(log, cluster_id=cluster_id)
         self._max_record_bytes = log.max_record_bytes
-        self._subscriptions: set[LocalSubscription] = set()
+        self._subscriptions: dict[LocalSubscription, Membership] = {}
         self._closed = False
 
     @classmethod
@@ -80,7 +77,8 @@ class LocalTransport:
             max_record_bytes=max_record_bytes,
             topic_created=groups.topic_created,
         )
-        return cls(database, log, cluster_id=cluster_id, clock=clock, session=session_timeout)
+        patience = None if session_timeout is None else Patience(session_timeout, heartbeat, rebalance_timeout)
+        return cls(database, log, cluster_id=cluster_id, clock=clock, patience=patience)
 
     @property
     def path(self) -> Path:
@@ -97,7 +95,11 @@ class LocalTransport:
 
     async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
         self._check_open()
-        return await self._log.append(records) if records else []
+        if not records:
+            return []
+        errors = await self._log.append(records)
+        await self._log.clean()
+        return errors
 
     @contextlib.asynccontextmanager
     async def subscribe(
@@ -108,15 +110,25 @@ class LocalTransport:
         if group is None:
             membership = Everything(self._log, topics)
         else:
-            membership = GroupMember(self._log, group, topics, session=self._session)
+            membership = GroupMember(self._log, group, topics, clock=self._clock, patience=self._patience)
         subscription = LocalSubscription(self._log, membership, listener, clock=self._clock)
-        self._subscriptions.add(subscription)
+        self._subscriptions[subscription] = membership
         try:
             await membership.join()
             yield subscription
         finally:
-            self._subscriptions.discard(subscription)
+            self._subscriptions.pop(subscription, None)
             await subscription.close()
+
+    async def disconnect(self) -> None:
+        """Make all members of this handle vanish at once, as if their sessions had timed out.
+
+        One that goes on all the same is told so and joins anew, like a process that was stopped for a while.
+        """
+        members = [each for each in self._subscriptions.values() if isinstance(each, GroupMember)]
+        async with self._log.writing() as connection:
+            for member in members:
+                groups.remove(connection, member.group, [] if member.id is None else [member.id])
 
     async def close(self) -> None:
         """Leave all groups and let go of the file. Closing twice is harmless."""
