@@ -1,0 +1,1 @@
+"""The order saga's tests: each road, each crash, and the money."""
