@@ -14,24 +14,17 @@ import logging
 import os
 import shutil
 import sqlite3
-import struct
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
+from microflow.embedded.errors import breaks_connection, cannot_open, is_busy, translate, translated
 from microflow.embedded.notifications import Notifications, Watch
-from microflow.errors import (
-    CheckViolation,
-    ForeignKeyViolation,
-    IntegrityViolation,
-    NotNullViolation,
-    SqlError,
-    StoreError,
-    StoreUnavailable,
-    UniqueViolation,
-)
+from microflow.embedded.write_lock import write_lock_holder
+from microflow.errors import StoreUnavailable
 from microflow.ports import Clock
 
 logger = logging.getLogger("microflow.embedded")
@@ -40,43 +33,52 @@ CHECKPOINT_WHEN_WAL_HAS = 4 * 1024 * 1024
 FIRST_WAIT = timedelta(milliseconds=0.5)
 LONGEST_WAIT = timedelta(milliseconds=10)
 TELL_AFTER = timedelta(seconds=2)
+PATIENCE_TO_OPEN = timedelta(seconds=5)
+PATIENCE_TO_READ = timedelta(seconds=2)
+PATIENCE_OF_PROBE = timedelta(seconds=5)
+ATTEMPTS_TO_OPEN = 1000
 
 
 class Database:
-    """An open SQLite file; the same object for everybody in the process who opens the same file.
+    """An open SQLite file; the same object for everybody in a thread who opens the same file.
 
     `memory=True` makes a file in a temporary folder that is never synced and is gone with the last `close`: the
     code that runs is the code of a real file.
     """
 
-    _opened: ClassVar[dict[Path, Database]] = {}
+    _opened: ClassVar[dict[tuple[Path, int], Database]] = {}
 
     def __init__(self, path: Path, *, clock: Clock, memory: bool) -> None:
         self.path = path
         self._clock = clock
         self._memory = memory
         self._users = 0
+        self._thread = threading.get_ident()
         self._lock = asyncio.Lock()
+        self._broken = False
         self._checkpoint_lock = -1
+        self._checkpoint_at = CHECKPOINT_WHEN_WAL_HAS
         self.writer = self.connect()
-        self.reader = self.connect()
-        self.reader.execute("pragma query_only = on")
-        self.notifications = Notifications(path, clock=clock, version=self._version, alone=memory)
+        self.reader = self._connect_reader()
+        self._inode = path.stat().st_ino
+        self.notifications = Notifications(path, clock=clock, version=self._version)
 
     @classmethod
     def open(cls, path: Path, *, clock: Clock, memory: bool = False) -> Database:
         """Open a file, making it and its folder if they are missing. Raises StoreUnavailable if that fails."""
+        folder = Path(tempfile.mkdtemp(prefix="microflow-")) if memory else path.parent
+        path = (folder / path.name).resolve()
+        # A thread has a loop of its own, and neither the connections nor the lock may be used by two at once.
+        key = (path, threading.get_ident())
         try:
-            if memory:
-                path = Path(tempfile.mkdtemp(prefix="microflow-")) / path.name
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            path = path.resolve()
-            if path not in cls._opened:
-                cls._opened[path] = cls(path, clock=clock, memory=memory)
+            folder.mkdir(parents=True, exist_ok=True)
+            if key not in cls._opened:
+                cls._opened[key] = cls(path, clock=clock, memory=memory)
         except (sqlite3.Error, OSError) as cause:
-            raise StoreUnavailable(f"Cannot open the database {path}: {cause}.") from cause
-        database = cls._opened[path]
+            if memory:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise cannot_open(path, cause) from cause
+        database = cls._opened[key]
         database._users += 1
         return database
 
@@ -85,7 +87,7 @@ class Database:
         self._users -= 1
         if self._users > 0:
             return
-        self._opened.pop(self.path, None)
+        self._opened.pop((self.path, self._thread), None)
         self.notifications.close()
         self.reader.close()
         self.writer.close()
@@ -99,16 +101,22 @@ class Database:
         connection = sqlite3.connect(
             self.path,
             isolation_level=None,
-            timeout=0,
+            timeout=PATIENCE_TO_OPEN.total_seconds(),
             check_same_thread=False,
             cached_statements=512,
             detect_types=sqlite3.PARSE_DECLTYPES,
         )
-        connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {'off' if self._memory else 'full'}")
-        connection.execute("pragma foreign_keys = on")
-        # WAL-reset corruption (SQLite before 3.51.3) needs two checkpoints at once: only the holder of a lock file makes one.
-        connection.execute("pragma wal_autocheckpoint = 0")
+        try:
+            self._use_write_ahead_log(connection)
+            connection.execute(f"pragma synchronous = {'off' if self._memory else 'full'}")
+            connection.execute("pragma foreign_keys = on")
+            # WAL-reset corruption (SQLite before 3.51.3) needs two checkpoints at once: only the holder of a lock file
+            # makes one.
+            connection.execute("pragma wal_autocheckpoint = 0")
+            connection.execute("pragma busy_timeout = 0")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextlib.asynccontextmanager
@@ -116,24 +124,49 @@ class Database:
         """Hold the write lock: commit when the block ends, roll back when it raises.
 
         Waits for other tasks and other processes without blocking the loop, naming the holder after two seconds;
-        with `patience`, raises StoreUnavailable after that. The block must not wait for the outside world.
+        with `patience`, raises StoreUnavailable after that. The block must not wait for the outside world. Errors of
+        SQLite, the commit's too, are raised as StoreErrors.
         """
         async with self._lock:
             await self._begin(patience)
             try:
                 yield self.writer
                 self.writer.execute("commit")
-            except BaseException:
-                if self.writer.in_transaction:
-                    self.writer.execute("rollback")
+            except BaseException as error:
+                self._roll_back(error)
+                if isinstance(error, sqlite3.Error):
+                    raise translate(error) from error
                 raise
+            # Before the lock is free: the connection is nobody's for this moment.
+            self._checkpoint()
         self.notifications.notify()
-        self._checkpoint()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection on which all statements see the same commits. Must not be held over an await."""
+        with self._reader_replaced_if_broken(), translated():
+            self.reader.execute("begin")
+            try:
+                yield self.reader
+            finally:
+                self.reader.execute("rollback")
 
     def read(self, sql: str, args: Sequence[object] | dict[str, object] = ()) -> list[Any]:
         """Rows as they were last committed, by whichever process."""
-        with translated():
+        with self._reader_replaced_if_broken(), translated():
             return self.reader.execute(sql, args).fetchall()
+
+    async def probe(self, statement: str) -> None:
+        """Commit a statement on a fresh connection. Raises StoreUnavailable if that is not possible now."""
+        self._check_still_there()
+        with translated():
+            connection = self.connect()
+            try:
+                await self._begin_on(connection, patience=PATIENCE_OF_PROBE)
+                connection.execute(statement)
+                connection.execute("commit")
+            finally:
+                connection.close()
 
     def watch(self) -> Watch:
         """Begin to watch for commits, of this process and of others."""
@@ -141,44 +174,106 @@ class Database:
 
     def holder(self) -> int | None:
         """The pid of the other process that holds the write lock, if there is one."""
-        # SQLite's write lock in WAL mode is byte 120 of the -shm file. The descriptor is left open on purpose: closing
-        # any descriptor of a file drops all POSIX locks that this process, so its SQLite, has on it.
-        try:
-            descriptor = os.open(f"{self.path}-shm", os.O_RDWR)
-            answer = fcntl.fcntl(
-                descriptor, fcntl.F_GETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 120, 1, 0)
-            )
-        except OSError:
-            return None
-        kind, _, _, _, pid = struct.unpack("hhqqi4x", answer)
-        return int(pid) if kind != fcntl.F_UNLCK else None
+        return write_lock_holder(self.path)
 
     async def _begin(self, patience: timedelta | None) -> None:
+        with translated():
+            if self._broken:
+                self.writer = self.connect()
+                self._broken = False
+            try:
+                await self._begin_on(self.writer, patience=patience)
+            except sqlite3.Error as error:
+                self._roll_back(error)
+                raise
+
+    async def _begin_on(self, connection: sqlite3.Connection, *, patience: timedelta | None) -> None:
         started = self._clock.monotonic()
         told = False
         wait = FIRST_WAIT
         while True:
             try:
-                self.writer.execute("begin immediate")
+                connection.execute("begin immediate")
                 return
             except sqlite3.OperationalError as cause:
-                if cause.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-                    raise translate(cause) from cause
+                if not is_busy(cause):
+                    raise
             waited = self._clock.monotonic() - started
             if patience is not None and waited > patience:
-                raise StoreUnavailable(f"{self.path} is locked by process {self.holder()}.")
+                raise StoreUnavailable(f"{self.path} is locked by {self._holder_in_words()}.")
             if waited > TELL_AFTER and not told:
                 told = True
-                logger.warning("waiting for %s: process %s holds its write lock", self.path, self.holder())
+                logger.warning("waiting for %s: %s holds its write lock", self.path, self._holder_in_words())
             await self._clock.sleep(wait)
             wait = min(wait * 2, LONGEST_WAIT)
 
+    def _holder_in_words(self) -> str:
+        pid = self.holder()
+        return "another connection" if pid is None else f"process {pid}"
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Leave the write connection without a transaction, or mark it to be replaced."""
+        self._broken = breaks_connection(error)
+        try:
+            if self.writer.in_transaction:
+                self.writer.execute("rollback")
+        except sqlite3.Error as cause:
+            logger.debug("rollback on %s: %s", self.path, cause)
+            self._broken = True
+        if self._broken:
+            self.writer.close()
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        reader = self.connect()
+        reader.execute("pragma query_only = on")
+        # A reader waits for nobody but one who recovers the file after a crash: milliseconds, once.
+        reader.execute(f"pragma busy_timeout = {PATIENCE_TO_READ // timedelta(milliseconds=1)}")
+        return reader
+
+    @contextlib.contextmanager
+    def _reader_replaced_if_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreUnavailable as error:
+            if breaks_connection(error):
+                with contextlib.suppress(sqlite3.Error):
+                    reader = self._connect_reader()
+                    self.reader.close()
+                    self.reader = reader
+            raise
+
+    def _use_write_ahead_log(self, connection: sqlite3.Connection) -> None:
+        # Two processes that change the mode at once can each wait for the other, so SQLite refuses one at once,
+        # whatever its busy timeout. The mode is the file's: whoever comes second finds it changed.
+        for _ in range(ATTEMPTS_TO_OPEN):
+            try:
+                connection.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as cause:
+                if not is_busy(cause):
+                    raise
+        connection.execute("pragma journal_mode = wal")
+
+    def _check_still_there(self) -> None:
+        try:
+            replaced = self.path.stat().st_ino != self._inode
+        except OSError as cause:
+            raise StoreUnavailable(f"The database {self.path} is gone: {cause.strerror}.") from cause
+        if replaced:
+            raise StoreUnavailable(
+                f"The database {self.path} was replaced by another file while it was open.", fix="Start again."
+            )
+
     def _version(self) -> int:
-        return int(self.reader.execute("pragma data_version").fetchone()[0])
+        try:
+            return int(self.reader.execute("pragma data_version").fetchone()[0])
+        except sqlite3.Error:
+            return -1  # whoever is woken by this reads, and is told why that fails
 
     def _checkpoint(self) -> None:
         try:
-            if os.stat(f"{self.path}-wal").st_size < CHECKPOINT_WHEN_WAL_HAS:
+            size = os.stat(f"{self.path}-wal").st_size
+            if size < self._checkpoint_at:
                 return
             if self._checkpoint_lock < 0:
                 self._checkpoint_lock = os.open(f"{self.path}-checkpoint", os.O_RDWR | os.O_CREAT, 0o600)
@@ -186,52 +281,10 @@ class Database:
         except OSError:
             return  # no log yet, or another process is at it
         try:
-            self.writer.execute("pragma wal_checkpoint(truncate)")
+            busy = self.writer.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+            # Somebody reads an old state: not again for each commit, but when as much has come on top.
+            self._checkpoint_at = size + CHECKPOINT_WHEN_WAL_HAS if busy else CHECKPOINT_WHEN_WAL_HAS
         except sqlite3.Error as cause:
             logger.debug("checkpoint of %s put off: %s", self.path, cause)
         finally:
             fcntl.flock(self._checkpoint_lock, fcntl.LOCK_UN)
-
-
-VIOLATIONS: dict[int, type[IntegrityViolation]] = {
-    sqlite3.SQLITE_CONSTRAINT_UNIQUE: UniqueViolation,
-    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: UniqueViolation,
-    sqlite3.SQLITE_CONSTRAINT_ROWID: UniqueViolation,
-    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: ForeignKeyViolation,
-    sqlite3.SQLITE_CONSTRAINT_NOTNULL: NotNullViolation,
-    sqlite3.SQLITE_CONSTRAINT_CHECK: CheckViolation,
-}
-
-UNAVAILABLE: Collection[int] = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOMEM,
-    }
-)
-
-
-def translate(error: sqlite3.Error) -> StoreError:
-    """The error of `microflow.errors` that says what SQLite said."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if isinstance(error, sqlite3.IntegrityError):
-        return VIOLATIONS.get(code or 0, IntegrityViolation)(str(error))
-    if code is not None and code & 0xFF in UNAVAILABLE:
-        return StoreUnavailable(str(error))
-    return SqlError(str(error))
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise StoreErrors for the errors of SQLite inside."""
-    try:
-        yield
-    except sqlite3.Error as cause:
-        raise translate(cause) from cause

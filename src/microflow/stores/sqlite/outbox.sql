@@ -1,0 +1,24 @@
+-- name: append
+insert into microflow_outbox (service, topic, "key", value, headers, created_at) values (?, ?, ?, ?, ?, ?);
+
+-- name: pending
+select topic, "key", value, headers, created_at, position from microflow_outbox where position > ?
+order by position limit ?;
+
+-- name: delete
+delete from microflow_outbox where position in (select value from json_each(?));
+
+-- name: last position
+select seq from sqlite_sequence where name = 'microflow_outbox';
+
+-- name: status
+select count(*), (select created_at from microflow_outbox order by position limit 1) from microflow_outbox;
+
+-- name: somebody else publishes
+select exists (select 1 from microflow_lease where owner <> ? and until > ?);
+
+-- name: lease
+insert into microflow_lease (id, owner, until) values (1, ?1, ?2)
+on conflict (id) do update set owner = excluded.owner, until = excluded.until
+where owner = excluded.owner or until <= ?3
+returning owner;

@@ -1,0 +1,135 @@
+-- Within (service, topic, key), a row waits for an earlier row if that one
+--   has ordering 2 (key) and is of another event, or
+--   has ordering 1 (handler) and is of the same handler.
+-- `free` keeps the answer in the row, so that finding what is due costs what is found, however much waits. It is set
+-- when a row is parked and when a row that others may wait for goes. Rows without a key wait for nothing.
+
+-- name: park
+insert into microflow_parked (
+    handler, digest, service, topic, "key", partition, ordering, due, attempt, first_failed_at, content, "offset",
+    "timestamp", error, headers, value, free
+) values (
+    ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+    not exists (
+        select 1 from microflow_parked
+        where service = ?3 and topic = ?4 and "key" = ?5 and "key" is not null and ordering = 2 and digest <> ?2
+    ) and not exists (
+        select 1 from microflow_parked
+        where service = ?3 and topic = ?4 and "key" = ?5 and "key" is not null and ordering = 1 and handler = ?1
+    )
+)
+on conflict (handler, digest) do update set
+    ordering = excluded.ordering,
+    due = excluded.due,
+    attempt = excluded.attempt,
+    first_failed_at = excluded.first_failed_at,
+    error = excluded.error;
+
+-- name: place
+select sequence, topic, "key", ordering from microflow_parked where handler = ? and digest = ?;
+
+-- name: remove
+delete from microflow_parked where sequence = ?;
+
+-- Up to the second event that holds the key: everything behind that one waits for it still.
+-- name: free after key
+update microflow_parked as waiting set free = 1
+where free = 0 and service = ?1 and topic = ?2 and "key" = ?3
+  and sequence < coalesce(
+      (
+          select second.sequence from microflow_parked as second
+          where second.service = ?1 and second.topic = ?2 and second."key" = ?3 and second."key" is not null
+            and second.ordering = 2
+            and second.digest <> (
+                select first.digest from microflow_parked as first
+                where first.service = ?1 and first.topic = ?2 and first."key" = ?3 and first."key" is not null
+                  and first.ordering = 2
+                order by first.sequence limit 1
+            )
+          order by second.sequence limit 1
+      ),
+      9223372036854775807
+  )
+  and not exists (
+      select 1 from microflow_parked as earlier
+      where earlier.service = ?1 and earlier.topic = ?2 and earlier."key" = ?3 and earlier."key" is not null
+        and earlier.ordering = 2 and earlier.sequence < waiting.sequence and earlier.digest <> waiting.digest
+  )
+  and not exists (
+      select 1 from microflow_parked as earlier
+      where earlier.service = ?1 and earlier.topic = ?2 and earlier."key" = ?3 and earlier."key" is not null
+        and earlier.ordering = 1 and earlier.sequence < waiting.sequence and earlier.handler = waiting.handler
+  );
+
+-- Up to the next row that holds the handler, and that row too.
+-- name: free after handler
+update microflow_parked as waiting set free = 1
+where free = 0 and service = ?1 and topic = ?2 and "key" = ?3 and handler = ?4
+  and sequence <= coalesce(
+      (
+          select first.sequence from microflow_parked as first
+          where first.service = ?1 and first.topic = ?2 and first."key" = ?3 and first."key" is not null
+            and first.ordering = 1 and first.handler = ?4
+          order by first.sequence limit 1
+      ),
+      9223372036854775807
+  )
+  and not exists (
+      select 1 from microflow_parked as earlier
+      where earlier.service = ?1 and earlier.topic = ?2 and earlier."key" = ?3 and earlier."key" is not null
+        and earlier.ordering = 2 and earlier.sequence < waiting.sequence and earlier.digest <> waiting.digest
+  );
+
+-- After a row has changed what waits for it, which only a new version of a service does.
+-- name: free anew
+update microflow_parked as waiting set free = (
+    not exists (
+        select 1 from microflow_parked as earlier
+        where earlier.service = ?1 and earlier.topic = ?2 and earlier."key" = ?3 and earlier."key" is not null
+          and earlier.ordering = 2 and earlier.sequence < waiting.sequence and earlier.digest <> waiting.digest
+    )
+    and not exists (
+        select 1 from microflow_parked as earlier
+        where earlier.service = ?1 and earlier.topic = ?2 and earlier."key" = ?3 and earlier."key" is not null
+          and earlier.ordering = 1 and earlier.sequence < waiting.sequence and earlier.handler = waiting.handler
+    )
+)
+where service = ?1 and topic = ?2 and "key" = ?3;
+
+-- name: anything that others wait for
+select exists (
+    select 1 from microflow_parked where service = ?1 and ordering = 2 and "key" is not null
+) or exists (
+    select 1 from microflow_parked where service = ?1 and ordering = 1 and "key" is not null
+);
+
+-- name: key is held
+select exists (
+    select 1 from microflow_parked
+    where service = ? and topic = ? and "key" = ? and "key" is not null and ordering = 2
+);
+
+-- name: held handlers
+select name from microflow_handlers as handler
+where handler.service = ?1 and exists (
+    select 1 from microflow_parked
+    where service = ?1 and topic = ?2 and "key" = ?3 and "key" is not null and ordering = 1
+      and microflow_parked.handler = handler.id
+);
+
+-- name: due
+select parked.due, parked.sequence, handler.name, parked.digest
+from microflow_parked as parked join microflow_handlers as handler on handler.id = parked.handler
+where parked.partition = ? and parked.free = 1 and parked.due is not null and parked.due <= ?
+order by parked.due, parked.sequence limit ?;
+
+-- name: parked event
+select topic, "key", ordering, due, attempt, first_failed_at, content, "offset", "timestamp", error, headers, value,
+    (select number from microflow_partitions where id = microflow_parked.partition)
+from microflow_parked where sequence = ?;
+
+-- name: count
+select count(*) from microflow_parked where handler in (select id from microflow_handlers where service = ?);
+
+-- name: resume halted
+update microflow_parked set due = ?, attempt = 0 where handler = ? and digest = ? returning sequence;

@@ -1,0 +1,19 @@
+-- name: find
+select id from microflow_partitions where service = ? and topic = ? and number = ?;
+
+-- name: intern
+insert into microflow_partitions (service, topic, number) values (?, ?, ?) returning id;
+
+-- name: take
+insert into microflow_partitions (service, topic, number, epoch, owner) values (?, ?, ?, 1, ?)
+on conflict (service, topic, number) do update set epoch = epoch + 1, owner = excluded.owner
+returning epoch, watermark;
+
+-- name: epochs
+select id, epoch from microflow_partitions where id in (select value from json_each(?));
+
+-- name: advance
+update microflow_partitions set watermark = max(coalesce(watermark, 0), ?) where id = ?;
+
+-- name: watermarks
+select topic, number, watermark from microflow_partitions where service = ? and watermark is not null;

@@ -1,0 +1,100 @@
+"""The SQLite store: a service's view of one file, which other services and other processes may share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from microflow.embedded.database import Database
+from microflow.embedded.errors import translated
+from microflow.embedded.statements import statements
+from microflow.errors import IdentityError
+from microflow.ports import Clock, Migration
+from microflow.stores.sqlite import tables
+from microflow.stores.sqlite.dead_letters import SqliteDeadLetters
+from microflow.stores.sqlite.handlers import SqliteHandlers
+from microflow.stores.sqlite.inbox import SqliteInbox
+from microflow.stores.sqlite.migrate import migrate
+from microflow.stores.sqlite.names import Names
+from microflow.stores.sqlite.outbox import SqliteOutbox
+from microflow.stores.sqlite.parking import SqliteParking
+from microflow.stores.sqlite.partitions import SqlitePartitions
+from microflow.stores.sqlite.transaction import SqliteTransaction
+
+SQL = statements(Path(__file__).with_name("database.sql"))
+
+
+class SqliteStore:
+    """`microflow.ports.Store` on a SQLite file. Open it with `await SqliteStore.open(path, service=…, clock=…)`."""
+
+    lanes = 1
+    """SQLite has one writer at a time, so a second lane would only wait."""
+
+    def __init__(self, database: Database, *, service: str, clock: Clock) -> None:
+        self._database = database
+        self._service = service
+        self._clock = clock
+        self._closed = False
+        self._names = names = Names(service)
+        self.partitions = SqlitePartitions(database, names)
+        self.inbox = SqliteInbox(database, names)
+        self.parking = SqliteParking(database, names)
+        self.dead_letters = SqliteDeadLetters(database, names)
+        self.outbox = SqliteOutbox(database)
+        self.handlers = SqliteHandlers(database, names)
+
+    @classmethod
+    async def open(cls, path: Path, *, service: str, clock: Clock, memory: bool = False) -> SqliteStore:
+        """Open a file, making it and our tables if they are missing.
+
+        With `memory=True` the file is in a temporary folder, never synced, and gone when it is closed. Raises
+        StoreUnavailable for a file that cannot be opened or written, IdentityError for one of a newer microflow.
+        """
+        database = Database.open(path, clock=clock, memory=memory)
+        try:
+            with translated():
+                await tables.prepare(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, service=service, clock=clock)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+        async with self._database.writing() as connection:
+            transaction = SqliteTransaction(connection, self._names)
+            try:
+                yield transaction
+                transaction.end()
+            finally:
+                transaction.connection.close()
+        transaction.committed()
+
+    async def migrate(self, migrations: Sequence[Migration]) -> Sequence[str]:
+        return await migrate(self._database, self._service, migrations, now=self._clock.now())
+
+    async def bind(self, cluster_id: str) -> str:
+        async with self._database.writing() as connection:
+            connection.execute(SQL["remember cluster"], (cluster_id,))
+            database_id, known = connection.execute(SQL["identity"]).fetchone()
+        if known != cluster_id:
+            raise IdentityError(
+                f"The database {self._database.path} belongs to the log {known}, and this is the log {cluster_id}.",
+                why="Its offsets are those of another log: with this one, events would be skipped or repeated.",
+                fix="Name the log it belongs to (MICROFLOW_KAFKA), or a database of this log (MICROFLOW_DATABASE).",
+            )
+        return str(database_id)
+
+    async def probe(self) -> None:
+        await self._database.probe(SQL["probe"])
+
+    async def time(self) -> datetime:
+        return datetime.fromisoformat(self._database.read(SQL["time"])[0][0])
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.outbox.close()
+            self._database.close()
