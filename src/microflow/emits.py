@@ -7,7 +7,6 @@ emits := item | emits "|" emits | tuple[emits, …] | list[emits] | Sequence[emi
 from __future__ import annotations
 
 import collections.abc
-import difflib
 import types
 import typing
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +15,7 @@ from typing import Annotated, Any, TypeAlias, Union
 
 import typing_extensions
 
-from microflow.errors import ContractError, DefinitionError
+from microflow.errors import ContractError, DefinitionError, nearest
 from microflow.events import BARE, Message, options_of
 
 
@@ -54,6 +53,8 @@ class Nothing:
 
 Emits: TypeAlias = Item | OneOf | Fixed | Many | Nothing
 
+# A handler that only ever raises `Reject` emits nothing either.
+NO_EVENT = (None, types.NoneType, typing.NoReturn, typing.Never)
 SEQUENCES = {list, collections.abc.Sequence}
 STREAMS = {
     collections.abc.Iterator,
@@ -67,24 +68,50 @@ STREAMS = {
 
 def read_emits(annotation: Any, *, function: str, where: str) -> Emits:
     """The grammar of a return annotation. Raises DefinitionError for one that names something else than events."""
-    if annotation is None or annotation is types.NoneType:
+    try:
+        return _read(annotation, function, where)
+    except RecursionError:
+        raise DefinitionError(
+            f"The return annotation of {function} contains itself.",
+            where=where,
+            why="What a handler emits is known before it runs, so a type alias cannot refer to itself.",
+            fix="For example: -> list[PaymentReceived | PaymentDeclined]",
+        ) from None
+
+
+def _read(annotation: Any, function: str, where: str) -> Emits:
+    if annotation in NO_EVENT:
         return Nothing()
-    if isinstance(annotation, typing_extensions.TypeAliasType) or type(annotation).__name__ == "TypeAliasType":
-        return read_emits(annotation.__value__, function=function, where=where)
+    if _is_alias(annotation):
+        return _read(annotation.__value__, function, where)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if _is_alias(origin):
+        return _read(_filled_in(origin, arguments), function, where)
     if origin is Annotated:
-        return read_emits(arguments[0], function=function, where=where)
+        return _read(arguments[0], function, where)
     if origin in {Union, types.UnionType}:
-        return OneOf(tuple(read_emits(each, function=function, where=where) for each in arguments))
+        return OneOf(tuple(_read(each, function, where) for each in arguments))
     if origin is tuple and arguments and arguments[-1] is Ellipsis:
-        return Many(read_emits(arguments[0], function=function, where=where), streamed=False)
+        return Many(_read(arguments[0], function, where), streamed=False)
     if origin is tuple:
-        return Fixed(tuple(read_emits(each, function=function, where=where) for each in arguments))
+        return Fixed(tuple(_read(each, function, where) for each in arguments))
     if origin in SEQUENCES | STREAMS and arguments:
-        return Many(read_emits(arguments[0], function=function, where=where), streamed=origin in STREAMS)
+        return Many(_read(arguments[0], function, where), streamed=origin in STREAMS)
     if isinstance(annotation, type) and issubclass(annotation, Message) and annotation not in BARE:
         return Item(annotation)
     raise DefinitionError(_not_an_event(annotation, function), where=where, fix=_for_example(annotation, function))
+
+
+def _is_alias(annotation: Any) -> bool:
+    # `type Outcome = …` of Python 3.12, and its forerunner in typing_extensions, which is another class before 3.14.
+    return isinstance(annotation, typing_extensions.TypeAliasType) or type(annotation).__name__ == "TypeAliasType"
+
+
+def _filled_in(alias: Any, arguments: tuple[Any, ...]) -> Any:
+    value = alias.__value__
+    if isinstance(value, typing.TypeVar):
+        return arguments[alias.__type_params__.index(value)]
+    return value[arguments[0] if len(arguments) == 1 else arguments]
 
 
 def classes_of(emits: Emits) -> tuple[type[Message], ...]:
@@ -106,8 +133,23 @@ def _classes(emits: Emits) -> Iterator[type[Message]]:
 
 
 def describe(emits: Emits) -> str:
-    """A grammar as a person would write it."""
+    """The types that a grammar names, as a person would write them."""
     return " | ".join(options_of(event).type for event in classes_of(emits)) or "nothing"
+
+
+def written(emits: Emits) -> str:
+    """A grammar with its shape, as it would stand in an annotation."""
+    match emits:
+        case Item(event):
+            return event.__name__
+        case OneOf(choices):
+            return " | ".join(written(each) for each in choices)
+        case Fixed(parts):
+            return f"tuple[{', '.join(written(each) for each in parts) or '()'}]"
+        case Many(of, streamed):
+            return f"{'Iterator' if streamed else 'list'}[{written(of)}]"
+        case Nothing():
+            return "None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,34 +160,78 @@ class Drained:
 
 
 def drain(value: Any, *, limit: int) -> Any:
-    """Exhaust a plain iterator, where the handler runs, into `Drained`; anything else is returned as it is."""
-    if not isinstance(value, Iterator):
-        return value
-    items: list[Any] = []
-    for item in value:
-        _check_limit(items, limit)
-        items.append(item)
-    return Drained(items)
+    """A plain handler's result with its iterators exhausted into `Drained`. Runs where the handler runs.
+
+    Raises ContractError for more than `limit` events, however they are returned.
+    """
+    return _drain(value, _Counter(limit))
 
 
 async def drain_async(value: Any, *, limit: int) -> Any:
-    """Exhaust a plain or an asynchronous iterator."""
-    if not isinstance(value, AsyncIterator):
-        return drain(value, limit=limit)
-    items: list[Any] = []
-    async for item in value:
-        _check_limit(items, limit)
-        items.append(item)
-    return Drained(items)
+    """The same for an async handler, whose iterators may be asynchronous."""
+    return await _drain_async(value, _Counter(limit))
 
 
-def _check_limit(items: list[Any], limit: int) -> None:
-    if len(items) >= limit:
-        raise ContractError(
-            f"The handler emits more than {limit} events for one event.",
-            why="They are committed in one transaction.",
-            fix="Emit them in portions, each caused by the one before, or raise `max_emitted`.",
-        )
+class _Counter:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+
+    def add(self) -> None:
+        self.count += 1
+        if self.count > self.limit:
+            raise ContractError(
+                f"The handler emits more than {self.limit} events for one event.",
+                why="They are committed in one transaction.",
+                fix="Emit them in portions, each caused by the one before, or raise `max_emitted`.",
+            )
+
+
+def _drain(value: Any, counter: _Counter) -> Any:
+    if isinstance(value, Message):
+        counter.add()
+        return value
+    if isinstance(value, Iterator):
+        return Drained(_drain_iterator(value, counter))
+    if _is_sequence(value):
+        return _like(value, [_drain(each, counter) for each in value])
+    return value
+
+
+def _drain_iterator(iterator: Iterator[Any], counter: _Counter) -> list[Any]:
+    try:
+        return [_drain(each, counter) for each in iterator]
+    finally:
+        # Beyond the limit it is not exhausted: what it holds is given back now, not when it is collected.
+        if isinstance(iterator, collections.abc.Generator):
+            iterator.close()
+
+
+async def _drain_async(value: Any, counter: _Counter) -> Any:
+    if isinstance(value, Message):
+        counter.add()
+        return value
+    if isinstance(value, AsyncIterator):
+        return Drained(await _drain_async_iterator(value, counter))
+    if _is_sequence(value):
+        return _like(value, [await _drain_async(each, counter) for each in value])
+    return _drain(value, counter)
+
+
+async def _drain_async_iterator(iterator: AsyncIterator[Any], counter: _Counter) -> list[Any]:
+    try:
+        return [await _drain_async(each, counter) async for each in iterator]
+    finally:
+        if isinstance(iterator, collections.abc.AsyncGenerator):
+            await iterator.aclose()
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, collections.abc.Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def _like(value: Any, items: list[Any]) -> Any:
+    return tuple(items) if isinstance(value, tuple) else items
 
 
 def emitted(value: Any, emits: Emits, *, function: str, where: str) -> list[Message]:
@@ -154,18 +240,39 @@ def emitted(value: Any, emits: Emits, *, function: str, where: str) -> list[Mess
     declared = classes_of(emits)
     for event in events:
         if type(event) not in declared:
-            raise ContractError(
-                f"{function} emitted {_name(event)}, but declares {describe(emits)}.",
-                where=where,
-                fix=_did_you_mean(_name(event), [each.__name__ for each in declared], function),
-            )
+            raise _undeclared(event, emits, function, where)
     if not fits(value, emits):
         raise ContractError(
-            f"{function} returned {_shape(value)}, which does not have the shape of its annotation.",
+            f"{function} returned {_shape(value)}, but declares {written(emits)}.",
             where=where,
-            why=f"It declares {describe(emits)}.",
+            why="What it returns must have the shape of its annotation. Nothing was written.",
+            fix=_shape_fix(value, emits),
         )
     return events
+
+
+def _undeclared(event: Any, emits: Emits, function: str, where: str) -> ContractError:
+    name, declared = _name(event), classes_of(emits)
+    if not isinstance(event, Message):
+        return ContractError(
+            f"{function} returned {_article(name)}, which is no event; it declares {written(emits)}.",
+            where=where,
+            why="Nothing was written.",
+            fix=f"Return an instance of {describe(emits)}."
+            if declared
+            else "Return nothing, or declare what it emits.",
+        )
+    near = nearest(name, [each.__name__ for each in declared])
+    twin = any(each.__name__ == name for each in declared)
+    suggestion = f"Did you mean {near}?" if near else f"Declare it: {function}(…) -> … | {name}"
+    if twin:
+        suggestion = f"There are two classes called {name}: declare the one from {type(event).__module__}."
+    return ContractError(
+        f"{function} emitted {name}, but declares {describe(emits)}.",
+        where=where,
+        why="Nothing was written: the transaction was rolled back.",
+        fix=suggestion,
+    )
 
 
 def fits(value: Any, emits: Emits) -> bool:
@@ -191,7 +298,7 @@ def fits(value: Any, emits: Emits) -> bool:
 def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, Drained):
         value = value.items
-    if isinstance(value, list | tuple):
+    if _is_sequence(value):
         for each in value:
             yield from _flat(each)
     elif value is not None:
@@ -202,18 +309,22 @@ def _name(value: Any) -> str:
     return type(value).__name__
 
 
+def _article(name: str) -> str:
+    return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+
+
 def _shape(value: Any) -> str:
     if isinstance(value, Drained):
-        return "an iterator"
-    if isinstance(value, list | tuple):
+        return f"an iterator over {len(value.items)}"
+    if _is_sequence(value):
         return f"a {_name(value)} of {len(value)}"
-    return "None" if value is None else _name(value)
+    return "nothing" if value is None else _name(value)
 
 
-def _did_you_mean(name: str, declared: list[str], function: str) -> str:
-    near = difflib.get_close_matches(name, declared, n=1)
-    suggestion = f"Did you mean {near[0]}? " if near else f"Declare it: {function}(…) -> … | {name}. "
-    return suggestion + "Nothing was written."
+def _shape_fix(value: Any, emits: Emits) -> str:
+    if value is None:
+        return f"If it need not emit, say so: -> {written(emits)} | None"
+    return f"Return {written(emits)}, or declare what it does return."
 
 
 def _not_an_event(annotation: Any, function: str) -> str:
@@ -224,6 +335,6 @@ def _not_an_event(annotation: Any, function: str) -> str:
 
 
 def _for_example(annotation: Any, function: str) -> str:
-    if isinstance(annotation, type) and annotation not in BARE and not issubclass(annotation, Message):
+    if isinstance(annotation, type) and not issubclass(annotation, Message) and annotation.__module__ != "builtins":
         return f"Make it one: class {annotation.__name__}(Event), or declare `-> None` if {function} emits nothing."
     return "For example: -> PaymentReceived | PaymentDeclined, or -> None if it emits nothing."

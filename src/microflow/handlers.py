@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from types import FrameType
+from typing import Any, Literal, Never, TypeVar
 
 from microflow.emits import Emits
-from microflow.errors import DefinitionError
-from microflow.events import Message, check_topic, options_of
-from microflow.retries import Order, Retry, RetryPolicy
+from microflow.errors import DefinitionError, nearest
+from microflow.events import BARE, Message, check_topic, options_of
+from microflow.keywords import is_type_name
+from microflow.places import place_of
+from microflow.retries import Order, RetryPolicy, check_policy
 
 MARKS = "__microflow_marks__"
 HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Any])
 
+KEYWORDS = ("topic", "name", "retry", "deadline", "order", "halt")
+ORDERS: tuple[Order, ...] = ("key", "handler", "none")
+EXAMPLE = '@on("OrderAccepted")\n  async def take_payment(order: OrderAccepted) -> PaymentReceived: ...'
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What `@on` was given, and where it stands."""
+    """What `@on` was given, and where it stands. None in `order` and `halt`: not given."""
 
     event_type: str
     event_class: type[Message] | None
@@ -28,8 +36,9 @@ class Mark:
     name: str | None
     retry: RetryPolicy | None
     deadline: timedelta | None
-    order: Order
-    halt: bool
+    order: Order | None
+    halt: bool | None
+    module: str
     where: str
 
 
@@ -40,72 +49,102 @@ def on(
     name: str | None = None,
     retry: RetryPolicy | None = None,
     deadline: timedelta | None = None,
-    order: Order = "key",
-    halt: bool = False,
+    order: Order | None = None,
+    halt: bool | None = None,
+    **misspelt: Never,
 ) -> Callable[[HandlerFunction], HandlerFunction]:
     """Mark a function as the handler of an event. The function is returned unchanged.
 
     `event` is the type on the wire, or a class whose type it is. `topic` is where it is read, if not the class's own
     or the type's name. `name` is the handler's identity in the service's database, by default the function's name:
     keep it when you rename the function. `retry` is a `Retry`, or a mapping from exception classes to `Retry`s.
-    `deadline` is the longest an execution may take. `order` says what waits while an event of a key is parked;
-    with `halt`, a dead letter stops its key until it is redriven.
+    `deadline` is the longest an execution may take. `order` says what waits while an event of a key is parked: its
+    whole `key` (the default), this `handler` only, or `none`; with `halt`, a dead letter stops its key until it is
+    redriven. Several `@on` over one function make it the handler of several events.
 
     Raises DefinitionError for arguments that make no sense.
     """
     frame = sys._getframe(1)
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    _refuse_unknown(list(misspelt), where)
     mark = Mark(
-        event_type=event if isinstance(event, str) else options_of(_event_class(event, where)).type,
+        event_type=_event_type(event, where),
         event_class=None if isinstance(event, str) else event,
-        topic=topic,
-        name=name,
-        retry=_retry(retry, where),
+        topic=_topic(topic, where),
+        name=_name(name, where),
+        retry=check_policy(retry, where=where),
         deadline=_deadline(deadline, where),
-        order=order,
+        order=_order(order, where),
         halt=halt,
+        module=frame.f_globals.get("__name__", "__main__"),
         where=where,
     )
-    if topic is not None:
-        check_topic(topic, where=where)
-    if order not in ("key", "handler", "none"):
-        raise DefinitionError(f"order={order!r} is none of key, handler, none.", where=where, fix='order="key"')
 
     def mark_function(function: HandlerFunction) -> HandlerFunction:
-        if not inspect.isfunction(function):
-            raise DefinitionError("@on marks functions.", where=where, fix='@on("OrderAccepted")\nasync def …')
+        _check_function(function, where)
+        _refuse_shadowing(function, sys._getframe(1))
         setattr(function, MARKS, (mark, *getattr(function, MARKS, ())))
         return function
 
     return mark_function
 
 
-def _event_class(event: Any, where: str) -> type[Message]:
-    if callable(event) and not isinstance(event, type):
-        raise DefinitionError("@on needs the name of an event.", where=where, fix='@on("OrderAccepted")')
-    if not (isinstance(event, type) and issubclass(event, Message)):
+# ── what @on was given ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _refuse_unknown(misspelt: list[str], where: str) -> None:
+    if misspelt:
+        near = nearest(misspelt[0], KEYWORDS)
+        raise DefinitionError(
+            f"@on has an unknown keyword: {', '.join(misspelt)}.",
+            where=where,
+            why=f"Its keywords are {', '.join(KEYWORDS)}.",
+            fix=f"Did you mean {near}?" if near else '@on("OrderAccepted", name="take_payment")',
+        )
+
+
+def _event_type(event: Any, where: str) -> str:
+    if isinstance(event, str):
+        if is_type_name(event):
+            return event
         raise DefinitionError(f"@on({event!r}) names no event.", where=where, fix='@on("OrderAccepted")')
-    return event
+    if inspect.isroutine(event):
+        raise DefinitionError(
+            f"@on stands over {event.__name__} without saying which event it handles.", where=where, fix=EXAMPLE
+        )
+    if not (isinstance(event, type) and issubclass(event, Message)):
+        named = event.__name__ if isinstance(event, type) else repr(event)
+        raise DefinitionError(
+            f"@on({named}) names no event.",
+            where=where,
+            why="It takes the type on the wire as text, or an Event class.",
+            fix=f'@on("{named}")' if isinstance(event, type) else '@on("OrderAccepted")',
+        )
+    if event in BARE:
+        raise DefinitionError(
+            f"@on({event.__name__}) names no particular event.", where=where, fix='@on("OrderAccepted")'
+        )
+    return options_of(event).type
 
 
-def _retry(retry: Any, where: str) -> RetryPolicy | None:
-    if retry is None or isinstance(retry, Retry):
-        return retry
-    if isinstance(retry, dict):
-        for error, policy in retry.items():
-            if not (isinstance(error, type) and issubclass(error, Exception) and isinstance(policy, Retry)):
-                raise DefinitionError(
-                    f"retry maps {error!r} to {policy!r}.",
-                    where=where,
-                    why="It maps classes of exceptions to Retry(…) or Retry.never().",
-                    fix="retry={TimeoutError: Retry(attempts=10), ValueError: Retry.never()}",
-                )
-        return retry
+def _topic(topic: Any, where: str) -> str | None:
+    if topic is not None:
+        check_topic(str(topic), where=where)
+    return None if topic is None else str(topic)
+
+
+def _name(name: Any, where: str) -> str | None:
+    if name is None or (isinstance(name, str) and _NAME.fullmatch(name)):
+        return name
     raise DefinitionError(
-        f"retry={retry!r} is no retry policy.",
+        f"name={name!r} is no name for a handler.",
         where=where,
-        fix="retry=Retry(attempts=5, first_delay=timedelta(seconds=1))",
+        why="A name is 1 to 100 letters, digits, '_', '-' and '.'; what the handler has done is remembered under it.",
+        fix='name="take_payment"',
     )
+
+
+_NAME = re.compile(r"[\w.-]{1,100}")
 
 
 def _deadline(deadline: Any, where: str) -> timedelta | None:
@@ -114,6 +153,64 @@ def _deadline(deadline: Any, where: str) -> timedelta | None:
     raise DefinitionError(
         f"deadline={deadline!r} is no span of time.", where=where, fix="deadline=timedelta(seconds=30)"
     )
+
+
+def _order(order: Any, where: str) -> Order | None:
+    if order is None:
+        return None
+    for known in ORDERS:
+        if order == known:
+            return known
+    raise DefinitionError(
+        f"order={order!r} is none of {', '.join(ORDERS)}.",
+        where=where,
+        fix=f'order="{nearest(str(order), ORDERS) or "key"}"',
+    )
+
+
+# ── what @on stands over ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_function(function: Any, where: str) -> None:
+    if isinstance(function, type):
+        what = f"the class {function.__name__}"
+    elif not inspect.isfunction(function):
+        what = f"{type(function).__name__} {getattr(function, '__name__', '')}".strip()
+    elif len(path := function.__qualname__.split(".")) > 1 and path[-2] != "<locals>":
+        what = f"the method {'.'.join(path[-2:])}"
+    else:
+        return
+    raise DefinitionError(
+        f"@on stands over {what}, and a handler is a function of a module.",
+        where=where,
+        why="What it needs beside the event is a parameter, provided by the service's lifespan.",
+        fix=EXAMPLE,
+    )
+
+
+def _refuse_shadowing(function: Callable[..., Any], frame: FrameType) -> None:
+    # The second `def` takes the first one's name in the module, so that a service could never see that it lost one.
+    earlier = frame.f_locals.get(function.__name__)
+    if frame.f_code.co_name != "<module>" or not inspect.isfunction(earlier) or not hasattr(earlier, MARKS):
+        return
+    here, there = place_of(function), place_of(earlier)
+    same_file = here.rpartition(":")[0] == there.rpartition(":")[0]
+    if here != there and same_file and not _is_reloading(frame):
+        raise DefinitionError(
+            f"Two handlers are called {function.__name__}: here and at {there}.",
+            where=here,
+            why="The second takes the place of the first, which would never run.",
+            fix=f"Rename one of them: {function.__name__}_again",
+        )
+
+
+def _is_reloading(frame: FrameType | None) -> bool:
+    # importlib.reload runs the module's new text over its old names.
+    while frame is not None:
+        if frame.f_code.co_name == "reload" and frame.f_globals.get("__name__") == "importlib":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def _check(name: str, given: Mapping[str, Any], where: str) -> None:
         wrong, fix = f"key={key!r}", f'class {name}(Event, key="order_id"), or key=("shop", "order_id")'
     elif not isinstance(topic := given.get("topic", ""), str):
         wrong, fix = f"topic={topic!r}", f'class {name}(Event, topic="orders")'
-    elif not _is_type_name(event_type := given.get("type", name)):
+    elif not is_type_name(event_type := given.get("type", name)):
         wrong, fix = f"type={event_type!r}", f'class {name}(Event, type="com.example.{name}")'
     elif not isinstance(external := given.get("external", False), bool):
         wrong, fix = f"external={external!r}", f"class {name}(Event, external=True)"
@@ -69,7 +69,8 @@ def _check(name: str, given: Mapping[str, Any], where: str) -> None:
     raise DefinitionError(f"class {name} says {wrong}, which makes no sense.", where=where, fix=f"For example: {fix}")
 
 
-def _is_type_name(value: object) -> bool:
+def is_type_name(value: object) -> bool:
+    """Whether a value can be an event's type: printable text of reasonable length."""
     return isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable() and value.strip() == value
 
 

@@ -6,22 +6,22 @@ import importlib
 import inspect
 import re
 import sys
-import typing
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Never, TypeAlias
 
-from microflow.connection import Connection
 from microflow.context import Context
-from microflow.emits import classes_of, read_emits
-from microflow.errors import DefinitionError
-from microflow.events import BARE, Message, check_event_class, check_topic, options_of
-from microflow.handlers import MARKS, Handler, Mark, Parameter, Trigger
-from microflow.retries import Retry, RetryPolicy
+from microflow.emits import classes_of
+from microflow.errors import DefinitionError, MicroflowError, nearest
+from microflow.events import Message, check_topic, options_of
+from microflow.handlers import MARKS, Handler
+from microflow.retries import RetryPolicy, check_policy
+from microflow.signatures import handler_of
 
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Mapping[Any, Any]]]
 CallNext: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
@@ -49,16 +49,20 @@ class Service:
         middleware: Sequence[Middleware] = (),
         retry: RetryPolicy | None = None,
         start: Start = "earliest",
+        **misspelt: Never,
     ) -> None:
         frame = sys._getframe(1)
         self.name = name
         self.module: str = frame.f_globals.get("__name__", "__main__")
         self.file = frame.f_code.co_filename
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        self.modules = tuple(modules)
+        # Its own names are read when it is built: it may stand at the top of its file.
+        self.namespace: Mapping[str, Any] = frame.f_globals
+        _refuse_unknown(list(misspelt), self.where)
+        self.modules: tuple[ModuleType | str, ...] = _several(modules, "modules", 'modules=["handlers"]', self.where)
         self.tables = tables
         self.lifespan = lifespan
-        self.middleware = tuple(middleware)
+        self.middleware: tuple[Middleware, ...] = _several(middleware, "middleware", "middleware=[timed]", self.where)
         self.retry = retry
         self.start = start
 
@@ -69,7 +73,28 @@ class Service:
         service.module = module.__name__
         service.file = module.__file__ or module.__name__
         service.where = f"{service.file}:1"
+        service.namespace = vars(module)
         return service
+
+
+KEYWORDS = ("name", "modules", "tables", "lifespan", "middleware", "retry", "start")
+
+
+def _refuse_unknown(misspelt: list[str], where: str) -> None:
+    if misspelt:
+        near = nearest(misspelt[0], KEYWORDS)
+        raise DefinitionError(
+            f"Service has an unknown keyword: {', '.join(misspelt)}.",
+            where=where,
+            why=f"Its keywords are {', '.join(KEYWORDS)}.",
+            fix=f"Did you mean {near}?" if near else 'service = Service("payments", tables="payments.sql")',
+        )
+
+
+def _several(value: Any, word: str, example: str, where: str) -> tuple[Any, ...]:
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return tuple(value)
+    raise DefinitionError(f"{word}={value!r} is one thing, and a list is expected.", where=where, fix=example)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +142,9 @@ def build(service: Service, *, topics: Mapping[str, str] | None = None) -> Defin
         topics={topic: frozenset(types) for topic, types in read.items()},
         emitted=emitted,
         tables=_tables(service),
-        lifespan=service.lifespan,
+        lifespan=_lifespan(service),
         middleware=_middleware(service),
-        retry=_service_retry(service),
+        retry=check_policy(service.retry, where=service.where),
         start=_start(service),
         where=service.where,
     )
@@ -140,7 +165,7 @@ NOT_A_NAME = {"app", "main", "__main__", "service", "services"}
 
 
 def _service_name(service: Service) -> str:
-    name = service.name if service.name is not None else service.module.rsplit(".", 1)[-1]
+    name = service.name if service.name is not None else service.module.rpartition(".")[2]
     if service.name is None and name in NOT_A_NAME:
         raise DefinitionError(
             f"This service has no name: a module called {name} says nothing about it.",
@@ -148,7 +173,7 @@ def _service_name(service: Service) -> str:
             why="The name is its consumer group and its database: it must stay the same.",
             fix='service = Service("payments")',
         )
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(str(name)):
         raise DefinitionError(
             f"{name!r} is no name for a service.",
             where=service.where,
@@ -161,33 +186,78 @@ def _service_name(service: Service) -> str:
 def _tables(service: Service) -> Path | None:
     if service.tables is None:
         return None
+    tables: Any = service.tables
+    if not isinstance(tables, str | Path):
+        raise DefinitionError(
+            f"tables={service.tables!r} is no path.", where=service.where, fix='tables="payments.sql"'
+        )
     path = Path(service.file).parent / service.tables
     if not path.exists():
+        near = nearest(path.name, [each.name for each in path.parent.glob("*")])
         raise DefinitionError(
             f"tables={str(service.tables)!r}: there is no such file or folder.",
             where=service.where,
             why=f"It is looked for beside the service's module, at {path}.",
+            fix=f"Did you mean {near}?" if near else f"Create it, or leave tables= out: touch {path}",
+        )
+    if path.is_dir() and not any(path.glob("*.sql")):
+        raise DefinitionError(
+            f"tables={str(service.tables)!r}: the folder has no .sql files.",
+            where=service.where,
+            why="A folder holds numbered migrations.",
+            fix=f"touch {path / '0001_create.sql'}",
         )
     return path
 
 
+def _lifespan(service: Service) -> Lifespan | None:
+    lifespan: Any = service.lifespan
+    if lifespan is None:
+        return None
+    name = getattr(lifespan, "__name__", "provide")
+    wrong = None
+    inner = inspect.unwrap(lifespan) if callable(lifespan) else lifespan
+    if isinstance(lifespan, AbstractAsyncContextManager):
+        wrong = "was called already; it is called, and left, with the service", "lifespan=cards, not lifespan=cards()"
+    elif not callable(lifespan):
+        wrong = "cannot be called", "lifespan=cards, where cards is an @asynccontextmanager"
+    elif inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
+        wrong = "is no context manager yet", f"@asynccontextmanager\n  async def {name}() -> ..."
+    elif inspect.isgeneratorfunction(inner):
+        wrong = "is not asynchronous", f"@asynccontextmanager\n  async def {name}() -> ..."
+    elif not _takes(lifespan):
+        wrong = "takes parameters, and is called without", f"async def {name}(): ..."
+    if wrong is None:
+        return service.lifespan
+    raise DefinitionError(
+        f"lifespan={getattr(lifespan, '__qualname__', repr(lifespan))} {wrong[0]}.",
+        where=service.where,
+        why="It is a function without parameters that gives an async context manager over a mapping.",
+        fix=wrong[1],
+    )
+
+
 def _middleware(service: Service) -> tuple[Middleware, ...]:
-    for middleware in service.middleware:
-        if not callable(middleware):
+    given: tuple[Any, ...] = service.middleware
+    for middleware in given:
+        if not callable(middleware) or not _takes(middleware, "call_next", "event", "context"):
+            named = getattr(middleware, "__qualname__", repr(middleware))
             raise DefinitionError(
-                f"middleware holds {middleware!r}, which cannot be called.",
+                f"middleware holds {named}, which cannot be called with (call_next, event, context).",
                 where=service.where,
                 fix="async def timed(call_next, event, context): return await call_next(event, context)",
             )
     return service.middleware
 
 
-def _service_retry(service: Service) -> RetryPolicy | None:
-    if service.retry is None or isinstance(service.retry, Retry | Mapping):
-        return service.retry
-    raise DefinitionError(
-        f"retry={service.retry!r} is no retry policy.", where=service.where, fix="retry=Retry(attempts=5)"
-    )
+def _takes(function: Callable[..., Any], *arguments: str) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a callable of C: it does not say what it takes
+        return True
+    return True
 
 
 def _start(service: Service) -> Start:
@@ -212,7 +282,7 @@ def _module_names(service: Service) -> list[str]:
 def _handlers(service: Service, recorded: Mapping[str, str]) -> Iterable[Handler]:
     by_name: dict[str, Handler] = {}
     for function in _functions(service):
-        handler = _handler(function, recorded)
+        handler = handler_of(function, recorded)
         twin = by_name.setdefault(handler.name, handler)
         if twin is not handler:
             raise DefinitionError(
@@ -226,124 +296,58 @@ def _handlers(service: Service, recorded: Mapping[str, str]) -> Iterable[Handler
 
 def _functions(service: Service) -> Iterable[Callable[..., Any]]:
     seen: set[int] = set()
-    for module in _modules(service):
-        for function in vars(module).values():
-            marked = inspect.isfunction(function) and hasattr(function, MARKS)
-            if marked and function.__module__ == module.__name__ and id(function) not in seen:
+    for name, namespace in _namespaces(service):
+        for function in list(namespace.values()):
+            if not inspect.isfunction(function) or id(function) in seen:
+                continue
+            # One that was imported is a handler of the module where it was marked, not of this one.
+            if any(mark.module == name for mark in getattr(function, MARKS, ())):
                 seen.add(id(function))
                 yield function
 
 
-def _modules(service: Service) -> Iterable[ModuleType]:
-    for module in (service.module, *service.modules):
-        if isinstance(module, ModuleType):
-            yield module
-            continue
-        try:
-            yield sys.modules.get(module) or importlib.import_module(module)
-        except ModuleNotFoundError as cause:
-            if cause.name is None or not module.startswith(cause.name):
-                raise
+def _namespaces(service: Service) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    yield service.module, service.namespace
+    for module in service.modules:
+        if isinstance(module, str):
+            module = _imported(module, service)
+        if not isinstance(module, ModuleType):
             raise DefinitionError(
-                f"modules names {module!r}, and there is no such module.", where=service.where, fix="modules=[…]"
-            ) from cause
+                f"modules holds {module!r}, which is no module.", where=service.where, fix='modules=["shop.handlers"]'
+            )
+        yield module.__name__, vars(module)
 
 
-def _handler(function: Callable[..., Any], recorded: Mapping[str, str]) -> Handler:
-    marks: tuple[Mark, ...] = getattr(function, MARKS)
-    mark = marks[0]
-    code = inspect.unwrap(function).__code__
-    where = f"{code.co_filename}:{code.co_firstlineno}"
-    hints = _hints(function, where)
-    parameters = tuple(_parameters(function, hints, where))
-    event_class = next(parameter.key for parameter in parameters if parameter.asks_for == "event")
-    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-    if not is_async and any(parameter.asks_for == "connection" for parameter in parameters):
+def _imported(module: str, service: Service) -> ModuleType:
+    try:
+        return sys.modules.get(module) or importlib.import_module(module)
+    except MicroflowError:
+        raise
+    except ModuleNotFoundError as cause:
+        if cause.name is None or not f"{module}.".startswith(f"{cause.name}."):
+            raise _broken(module, cause, service) from cause
+        near = nearest(module, [path.stem for path in Path(service.file).parent.glob("*.py")])
         raise DefinitionError(
-            f"{function.__name__} is a plain def and asks for Connection.",
-            where=where,
-            why="A plain function runs in a thread, and the transaction lives on the event loop.",
-            fix=f"Write `async def {function.__name__}`, or use context.write(…).",
-        )
-    emits = read_emits(hints["return"], function=function.__name__, where=where)
-    for event in (event_class, *classes_of(emits)):
-        check_event_class(event)
-    return Handler(
-        name=mark.name or function.__name__,
-        function=function,
-        triggers=tuple(_trigger(each, event_class, recorded) for each in marks),
-        event_class=event_class,
-        parameters=parameters,
-        emits=emits,
-        retry=mark.retry,
-        deadline=mark.deadline,
-        order=mark.order,
-        halt=mark.halt,
-        is_async=is_async,
-        where=where,
+            f"modules names {module!r}, and there is no such module.",
+            where=service.where,
+            why=f"There is no {cause.name} where Python looks for modules." if cause.name != module else None,
+            fix=f"Did you mean {near!r}?" if near else 'For example: modules=["shop.handlers"]',
+        ) from cause
+    except Exception as cause:
+        raise _broken(module, cause, service) from cause
+
+
+def _broken(module: str, cause: Exception, service: Service) -> DefinitionError:
+    return DefinitionError(
+        f"The module {module} cannot be imported: {type(cause).__name__}: {cause}",
+        where=_place_of_error(cause) or service.where,
+        why=f"It is named in modules= at {service.where}.",
+        fix=f"python -c 'import {module}'",
     )
 
 
-def _trigger(mark: Mark, event_class: type[Message], recorded: Mapping[str, str]) -> Trigger:
-    topic = mark.topic or options_of(event_class).topic or recorded.get(mark.event_type) or mark.event_type
-    check_topic(topic, where=mark.where)
-    return Trigger(mark.event_type, topic)
-
-
-def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, AttributeError, TypeError) as cause:
-        raise DefinitionError(
-            f"An annotation of {function.__name__} cannot be read: {cause}.",
-            where=where,
-            why="The names in it must be importable when the service starts, not under TYPE_CHECKING only.",
-        ) from cause
-    if "return" not in inspect.signature(function).parameters and "return" not in hints:
-        raise DefinitionError(
-            f"{function.__name__} does not say what it emits.",
-            where=where,
-            fix="Annotate it: -> PaymentReceived | PaymentDeclined, or -> None if it emits nothing.",
-        )
-    return hints
-
-
-def _parameters(function: Callable[..., Any], hints: Mapping[str, Any], where: str) -> Iterable[Parameter]:
-    events = 0
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
-            raise DefinitionError(
-                f"{function.__name__} takes {parameter}, and a handler's parameters are given by name.",
-                where=where,
-                fix="Name each parameter and annotate it.",
-            )
-        if parameter.name not in hints:
-            raise DefinitionError(
-                f"The parameter {parameter.name!r} of {function.__name__} has no annotation.",
-                where=where,
-                why="The annotation says what is passed: the event, Context, Connection, or what lifespan provides.",
-                fix=f"{parameter.name}: OrderAccepted",
-            )
-        asked = _parameter(parameter, hints[parameter.name])
-        events += asked.asks_for == "event"
-        yield asked
-    if events != 1:
-        raise DefinitionError(
-            f"{function.__name__} has {events or 'no'} parameters that are events, and needs exactly one.",
-            where=where,
-            fix=f"def {function.__name__}(order: OrderAccepted, …), where class OrderAccepted(Event).",
-        )
-
-
-def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
-    optional = parameter.default is not parameter.empty
-    if isinstance(annotation, type) and issubclass(annotation, Message) and annotation not in BARE:
-        return Parameter(parameter.name, "event", annotation, optional)
-    if annotation is Context:
-        return Parameter(parameter.name, "context", annotation, optional)
-    if annotation is Connection:
-        return Parameter(parameter.name, "connection", annotation, optional)
-    return Parameter(parameter.name, "dependency", annotation, optional)
-
-
-DEFAULT_DEADLINE = timedelta(seconds=60)
+def _place_of_error(error: Exception) -> str | None:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    return next((place for place in reversed(places) if not place.startswith(("<", __file__))), None)
