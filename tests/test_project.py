@@ -202,7 +202,7 @@ SAMPLES_ITS_CLOCK = re.compile(r"\s*select\s+\w+\([^;]*\)\s*", re.IGNORECASE)
 
 
 def statements_that_take_the_time(script: str) -> list[str]:
-    """Those in which the instant is no parameter. Sampling the database's clock, and nothing else, is what a clock does."""
+    """Those in which the instant is no parameter, bar the one that only samples the database's clock."""
     statements = re.sub(r"--.*", "", script).split(";")
     return [sql for sql in statements if ASKS_THE_DATABASE.search(sql) and not SAMPLES_ITS_CLOCK.fullmatch(sql)]
 
