@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from microflow.embedded.database import Database
+from microflow.embedded.headers import decode_headers, encode_headers
 from microflow.embedded.statements import statements
 from microflow.ports import ClaimKey, DeadLetter, Record
 from microflow.stores.sqlite.columns import (
     ORDERINGS,
     ORDERS,
     STATES,
-    decode_headers,
-    encode_headers,
     instant,
     instant_or_none,
     microseconds,

@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path
 
 from microflow.embedded.database import Database
+from microflow.embedded.headers import decode_headers, encode_headers
 from microflow.embedded.notifications import Watch
 from microflow.embedded.statements import statements
 from microflow.ports import OutboxRow, OutboxStatus
-from microflow.stores.sqlite.columns import decode_headers, encode_headers, instant, instant_or_none, microseconds
+from microflow.stores.sqlite.columns import instant, instant_or_none, microseconds
 
 SQL = statements(Path(__file__).with_name("outbox.sql"))
 

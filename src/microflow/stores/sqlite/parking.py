@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from microflow.embedded.database import Database
+from microflow.embedded.headers import decode_headers, encode_headers
 from microflow.embedded.statements import statements
 from microflow.ports import Blocked, ClaimKey, DeadLetter, OrderingKey, Parked, Record, TopicPartition
 from microflow.stores.sqlite.columns import (
     ORDERINGS,
     ORDERS,
-    decode_headers,
-    encode_headers,
     instant,
     instant_or_none,
     microseconds,
