@@ -18,11 +18,15 @@ UNREADABLE = ""
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A record that was read, opened. `unsettled` counts its executions whose end is not yet committed."""
+    """A record that was read, opened. `unsettled` counts its executions whose end is not yet committed.
+
+    A `resumed` one comes from the parked rows: its offset was finished when it was parked.
+    """
 
     record: Record
     envelope: Envelope
     unsettled: int = 0
+    resumed: bool = False
 
     @property
     def source(self) -> TopicPartition:
@@ -81,8 +85,10 @@ class Execution:
     """One handler's turn at one delivery.
 
     `sequence` is its place in the lane. `parked` is the row it resumes, if it was parked before. An `orphan` ran when
-    its partition was taken away: it may be adopted by a redelivery, and is never committed unless it is.
-    `repeats` are deliveries of the same event that came while it was under way.
+    its partition was taken away: it may be adopted by a redelivery, and is never committed unless it is; an
+    `obsolete` one cannot be adopted any more and only keeps its key closed until it ends.
+    `repeats` are deliveries of the same event that came while it was under way. `ended` says that its lane is done
+    with it, whatever became of it.
     """
 
     delivery: Delivery
@@ -93,6 +99,8 @@ class Execution:
     outcome: Outcome | None = None
     took: timedelta = timedelta(0)
     orphan: bool = False
+    obsolete: bool = False
+    ended: bool = False
     repeats: list[Execution] = field(default_factory=list)
 
     @property

@@ -35,8 +35,8 @@ class Assignment:
     def lose(self, partitions: Iterable[TopicPartition]) -> None:
         """A fence refused their epochs: somebody else began a newer one."""
         for partition in partitions:
-            if self._epochs.pop(TopicPartition(*partition), None) is not None:
-                self.lost.add(TopicPartition(*partition))
+            if self._epochs.pop(partition, None) is not None:
+                self.lost.add(partition)
 
     def epochs(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The epochs to fence a transaction with."""

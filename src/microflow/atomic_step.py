@@ -1,0 +1,251 @@
+"""The atomic step: what finished executions leave behind is committed in one transaction, or none of it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from microflow.context import Write
+from microflow.dead_letters import dead_letter_of, describe, judge
+from microflow.deliveries import Execution, Failed, Inside, Postponed, State, Succeeded
+from microflow.errors import Fenced, HandlerTimeout, StoreError
+from microflow.execution import is_cancelled, watch_wait
+from microflow.outages import TRANSIENT_TRIES
+from microflow.ports import Changes, OutboxRow, Parked, TopicPartition, Transaction
+from microflow.runtime import Runtime
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of a batch. `reset` may run again: an execution that they ran behind failed in its transaction."""
+
+    committed: list[Execution] = field(default_factory=list)
+    duplicates: list[Execution] = field(default_factory=list)
+    reset: list[Execution] = field(default_factory=list)
+    has_outbox: bool = False
+
+
+class _HandlerFailed(Exception):
+    """A handler's write, or the handler itself, failed inside the transaction."""
+
+    def __init__(self, execution: Execution, error: BaseException) -> None:
+        super().__init__(describe(error))
+        self.execution = execution
+        self.error = error
+
+
+class AtomicStep:
+    """Commits batches of finished executions of partitions that this process owns."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def commit(self, batch: Sequence[Execution]) -> Settled:
+        """Commit a batch, through outages and passing errors, without the executions that fail in it.
+
+        One that fails is committed as a failure; those of its key behind it are reset. What belongs to a partition
+        that another process owns by now is in none of the lists.
+        """
+        settled = Settled()
+        parts = [list(batch)]
+        tries = 0
+        while parts:
+            part = parts[0] = [each for each in parts[0] if self._runtime.assignment.owns(each.delivery.source)]
+            try:
+                if part:
+                    await self._transact(part, settled)
+                parts.pop(0)
+                tries = 0
+            except Fenced as fenced:
+                self._runtime.assignment.lose(TopicPartition(*each) for each in fenced.partitions)
+            except _HandlerFailed as failure:
+                if await self._passes(failure.error, tries):
+                    tries += 1
+                else:
+                    self._take_out(parts, failure.execution, failure.error, settled)
+                    tries = 0
+            except StoreError as error:
+                if await self._passes(error, tries, always_transient=True):
+                    tries += 1
+                    continue
+                tries = 0
+                if len(part) > 1:  # whose fault it is shows when it is alone
+                    parts[0:1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+                elif isinstance(part[0].outcome, Failed | Postponed):
+                    raise  # not even its failure can be written, and the database is well
+                else:
+                    self._take_out(parts, part[0], error, settled)
+        return settled
+
+    # ── one transaction ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _transact(self, part: Sequence[Execution], settled: Settled) -> None:
+        runtime = self._runtime
+        changes = Changes(watermarks=runtime.watermarks.after(_finished_offsets(part)))
+        inside: dict[Execution, Succeeded] = {}
+        async with runtime.store.transaction() as transaction:
+            await transaction.fence(runtime.assignment.epochs({each.delivery.source for each in part}))
+            runtime.reach("before claim")
+            granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
+            runtime.reach("after claim")
+            live = [each for each, is_ours in zip(part, granted, strict=True) if is_ours]
+            for execution in sorted(live, key=lambda each: each.sequence):
+                if isinstance(execution.outcome, Succeeded):
+                    await self._write(transaction, execution, execution.outcome.writes)
+            for execution in live:
+                if isinstance(execution.outcome, Inside):
+                    inside[execution] = await self._run_inside(transaction, execution)
+            for execution in live:
+                self._collect(changes, execution, inside.get(execution))
+            runtime.reach("before outbox")
+            await transaction.write(changes)
+            runtime.reach("after outbox")
+            runtime.reach("before commit")
+        runtime.reach("after commit")
+        for execution, outcome in inside.items():
+            execution.outcome = outcome
+        runtime.watermarks.stored(changes.watermarks)
+        settled.committed.extend(live)
+        settled.duplicates.extend(each for each, is_ours in zip(part, granted, strict=True) if not is_ours)
+        settled.has_outbox = settled.has_outbox or bool(changes.outbox)
+
+    async def _write(self, transaction: Transaction, execution: Execution, writes: Iterable[Write]) -> None:
+        for write in writes:
+            try:
+                await transaction.connection.execute(write.sql, *write.args)
+            except StoreError as error:
+                raise _HandlerFailed(execution, error) from error
+
+    async def _run_inside(self, transaction: Transaction, execution: Execution) -> Succeeded:
+        runtime, handler = self._runtime, execution.handler
+        assert handler is not None
+        started = runtime.clock.monotonic()
+        loop = asyncio.get_running_loop()
+        runtime.reach("before handler")
+        task = loop.create_task(
+            runtime.executor.execute(
+                handler, execution.delivery, attempt=execution.attempt, connection=transaction.connection
+            )
+        )
+        limits = runtime.limits
+        runtime.deadlines.watch(task, min(handler.deadline or limits.deadline, limits.connection_deadline))
+        watcher = loop.create_task(watch_wait(task, handler, runtime.clock, limits.foreign_wait))
+        try:
+            outcome = await _result(task)
+        except BaseException:
+            if runtime.deadlines.forget(task):
+                error = HandlerTimeout(
+                    f"{handler.name} held its transaction open past its deadline.", where=handler.where
+                )
+            elif is_cancelled():
+                raise
+            raise _HandlerFailed(execution, error) from error
+        finally:
+            runtime.deadlines.forget(task)
+            watcher.cancel()
+            execution.took = runtime.clock.monotonic() - started
+        runtime.reach("after handler")
+        # An error that the handler swallowed has spoilt the transaction on PostgreSQL, so it fails here as well.
+        if transaction.failure is not None:
+            raise _HandlerFailed(execution, transaction.failure)
+        await self._write(transaction, execution, outcome.writes)
+        return outcome
+
+    def _collect(self, changes: Changes, execution: Execution, inside: Succeeded | None) -> None:
+        match inside or execution.outcome:
+            case Succeeded(sealed=sealed):
+                now = self._runtime.clock.now()
+                changes.outbox.extend(OutboxRow(each.topic, each.key, each.value, each.headers, now) for each in sealed)
+            case Postponed():
+                changes.parked.append(parked_row(execution))
+            case Failed(due=None) as failed:
+                changes.dead_letters.append(dead_letter_of(execution, failed))
+                if execution.halts:
+                    changes.parked.append(parked_row(execution))
+            case Failed():
+                changes.parked.append(parked_row(execution))
+
+    # ── what failed ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _passes(self, error: BaseException, tries: int, *, always_transient: bool = False) -> bool:
+        """Whether to do the same again: the store was away, or the error is one that a fresh connection may not see."""
+        if not isinstance(error, StoreError):
+            return False
+        if await self._runtime.outages.cut():
+            return True
+        if (always_transient or error.transient) and tries < TRANSIENT_TRIES:
+            await self._runtime.outages.pause(tries + 1)
+            return True
+        return False
+
+    def _take_out(
+        self, parts: list[list[Execution]], failed: Execution, error: BaseException, settled: Settled
+    ) -> None:
+        runtime = self._runtime
+        failed.outcome = judge(
+            failed,
+            error,
+            service_retry=runtime.definition.retry,
+            now=runtime.clock.now(),
+            chance=runtime.chance(),
+        )
+        for part in parts:
+            behind = {each for each in part if _is_behind(each, failed)}
+            part[:] = [each for each in part if each not in behind]
+            for execution in behind:
+                execution.state, execution.outcome = State.WAITING, None
+            settled.reset.extend(behind)
+
+
+def parked_row(execution: Execution) -> Parked:
+    """The row of an execution that is to be parked: after a failed attempt, or behind an event of its key."""
+    delivery, before, handler = execution.delivery, execution.parked, execution.handler
+    assert handler is not None
+    row = Parked(
+        claim=execution.claim_key,
+        record=delivery.record,
+        order=handler.order,
+        attempt=before.attempt if before else 0,
+        due=None,
+        content=delivery.envelope.content,
+        error=before.error if before else "",
+        first_failed_at=before.first_failed_at if before else None,
+    )
+    match execution.outcome:
+        case Postponed(at):
+            return replace(row, due=at)
+        case Failed(error, at, due):
+            first = row.first_failed_at or at
+            return replace(row, attempt=execution.attempt, due=due, error=describe(error), first_failed_at=first)
+        case outcome:
+            raise AssertionError(f"{outcome} is not parked")
+
+
+async def _result(task: asyncio.Task[Succeeded]) -> Succeeded:
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():  # we are cancelled, not the handler: it must not outlive its transaction
+            task.cancel()
+            await asyncio.wait([task])
+        raise
+
+
+def _is_behind(execution: Execution, failed: Execution) -> bool:
+    ordering = failed.delivery.ordering
+    return ordering is not None and execution.delivery.ordering == ordering and execution.sequence > failed.sequence
+
+
+def _finished_offsets(part: Collection[Execution]) -> dict[TopicPartition, set[int]]:
+    """The offsets of which nothing is left to be done once these executions are settled."""
+    settled: dict[int, int] = {}
+    for execution in part:
+        settled[id(execution.delivery)] = settled.get(id(execution.delivery), 0) + 1
+    offsets: dict[TopicPartition, set[int]] = {}
+    for execution in part:
+        delivery = execution.delivery
+        of_partition = offsets.setdefault(delivery.source, set())
+        if not delivery.resumed and settled[id(delivery)] == delivery.unsettled:
+            of_partition.add(delivery.record.offset)
+    return offsets

@@ -1,0 +1,83 @@
+"""Failures: whether there is another attempt, and what is kept of an event that no attempt will help."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import datetime
+from pathlib import Path
+
+from microflow.deliveries import Execution, Failed
+from microflow.errors import ContractError, DecodeError, Reject
+from microflow.ports import DeadLetter
+from microflow.retries import RetryPolicy, choose
+
+LONGEST_TRACE = 4096
+OUR_FRAMES = str(Path(__file__).parent)
+
+
+def judge(
+    execution: Execution, error: BaseException, *, service_retry: RetryPolicy | None, now: datetime, chance: float
+) -> Failed:
+    """What becomes of an execution that failed: a next attempt, or a dead letter and why."""
+    retry = choose(error, execution.handler.retry if execution.handler else None, service_retry)
+    delay = retry.delay_after(execution.attempt, chance=chance)
+    if delay is not None:
+        return Failed(error, at=now, due=now + delay)
+    return Failed(error, at=now, due=None, reason=_reason(error))
+
+
+def attempts_of(execution: Execution, error: BaseException | None, service_retry: RetryPolicy | None) -> int:
+    """How many attempts an execution has in all, as far as its last error says."""
+    own = execution.handler.retry if execution.handler else None
+    return choose(error or Exception(), own, service_retry).attempts
+
+
+def dead_letter_of(execution: Execution, failed: Failed) -> DeadLetter:
+    """The dead letter of an execution, with all bytes of its record."""
+    parked = execution.parked
+    return DeadLetter(
+        claim=execution.claim_key,
+        record=execution.delivery.record,
+        reason=failed.reason,
+        error=describe(failed.error),
+        trace=user_frames(failed.error),
+        attempts=execution.attempt,
+        first_failed_at=(parked.first_failed_at if parked else None) or failed.at,
+        failed_at=failed.at,
+        order=execution.handler.order if execution.handler else "none",
+        content=execution.delivery.envelope.content,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """An error's class and text, in one line for a person to find it by."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def user_frames(error: BaseException) -> str:
+    """Where an error was raised, without our own frames, the innermost last; at most 4 KiB, cut in the middle."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OUR_FRAMES)]
+    text = "".join(traceback.format_list(frames)).rstrip()
+    if len(text) > LONGEST_TRACE:
+        half = LONGEST_TRACE // 2
+        text = f"{text[:half]}\n  …\n{text[-half:]}"
+    return text
+
+
+def where_raised(error: BaseException) -> str | None:
+    """`file:line` of the innermost frame that is the user's."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OUR_FRAMES)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+
+
+def _reason(error: BaseException) -> str:
+    match error:
+        case DecodeError():
+            return "decode"
+        case ContractError():
+            return "contract"
+        case Reject():
+            return "rejected"
+        case _:
+            return "exhausted"

@@ -1,0 +1,236 @@
+"""One execution: decode the event, give the handler what it asks for, take what it emits. Nothing is committed here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from microflow.connection import Connection
+from microflow.context import Context
+from microflow.decoding import decode
+from microflow.deliveries import Delivery, Succeeded
+from microflow.emits import drain, drain_async, emitted
+from microflow.envelopes import Sealed, seal_emitted
+from microflow.errors import ContractError, DefinitionError, MicroflowError
+from microflow.events import Message, options_of
+from microflow.handlers import Handler, Parameter
+from microflow.limits import Limits
+from microflow.ports import Clock
+from microflow.service import CallNext, Definition
+
+logger = logging.getLogger("microflow.execution")
+
+
+class Executor:
+    """Runs the handlers of one service. `provided` is what its lifespan gave, by type."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        *,
+        provided: Mapping[Any, Any],
+        clock: Clock,
+        limits: Limits,
+        max_record_bytes: int,
+    ) -> None:
+        self._definition = definition
+        self._provided = provided
+        self._clock = clock
+        self._limits = limits
+        self._max_record_bytes = max_record_bytes
+        for handler in definition.handlers:
+            _check_provided(handler, provided)
+
+    async def execute(
+        self, handler: Handler, delivery: Delivery, *, attempt: int, connection: Connection | None = None
+    ) -> Succeeded:
+        """Run a handler once; whatever it raises is an attempt that failed.
+
+        Raises ContractError if it emits what it does not declare, DecodeError if its event cannot be read.
+        """
+        event = decode(handler.event_class, delivery.record.value, _content_type(delivery))
+        context = self._context(handler, delivery, attempt)
+        async with AsyncExitStack() as entered:
+            call: CallNext = functools.partial(self._call, handler, connection, entered)
+            for middleware in reversed(self._definition.middleware):
+                call = functools.partial(middleware, call)
+            try:
+                value = await call(event, context)
+            except SystemExit as stop:  # asyncio would let it end the process, and the next one, and the one after
+                raise MicroflowError(f"{handler.name} called sys.exit({stop.code}).", where=handler.where) from stop
+            context.writes.closed = True
+        events = emitted(value, handler.emits, function=handler.function.__name__, where=handler.where)
+        return Succeeded(self._seal(handler, delivery, events, context), tuple(context.writes.kept))
+
+    def _context(self, handler: Handler, delivery: Delivery, attempt: int) -> Context:
+        envelope, record = delivery.envelope, delivery.record
+        return Context(
+            service=self._definition.name,
+            handler=handler.name,
+            event_id=envelope.id,
+            correlation_id=envelope.correlation_id,
+            causation_id=envelope.causation_id,
+            key=None if record.key is None else record.key.decode(errors="replace"),
+            attempt=attempt,
+            occurred_at=envelope.time,
+            now=self._clock.now(),
+            record=record,
+            digest=envelope.digest,
+        )
+
+    async def _call(
+        self, handler: Handler, connection: Connection | None, entered: AsyncExitStack, event: Message, context: Context
+    ) -> Any:
+        arguments: dict[str, Any] = {}
+        for parameter in handler.parameters:
+            match parameter.asks_for:
+                case "event":
+                    arguments[parameter.name] = event
+                case "context":
+                    arguments[parameter.name] = context
+                case "connection":
+                    arguments[parameter.name] = connection
+                case "dependency":
+                    if parameter.key in self._provided:
+                        arguments[parameter.name] = await self._dependency(parameter, context, entered)
+        if handler.is_async:
+            value = handler.function(**arguments)
+            if inspect.isawaitable(value):
+                value = await value
+            return await drain_async(value, limit=self._limits.max_emitted)
+        return await _in_thread(functools.partial(self._run_and_drain, handler, arguments), handler)
+
+    async def _dependency(self, parameter: Parameter, context: Context, entered: AsyncExitStack) -> Any:
+        value = self._provided[parameter.key]
+        if inspect.isasyncgenfunction(value):
+            return await entered.enter_async_context(contextlib.asynccontextmanager(value)(context))
+        return value
+
+    def _run_and_drain(self, handler: Handler, arguments: dict[str, Any]) -> Any:
+        return drain(handler.function(**arguments), limit=self._limits.max_emitted)
+
+    def _seal(
+        self, handler: Handler, delivery: Delivery, events: list[Message], context: Context
+    ) -> tuple[Sealed, ...]:
+        ordinals: dict[str, int] = {}
+        sealed = []
+        for event in events:
+            event_type = options_of(type(event)).type
+            ordinal = ordinals.get(event_type, 0)
+            ordinals[event_type] = ordinal + 1
+            each = seal_emitted(
+                event,
+                cause=delivery.envelope,
+                cause_key=delivery.record.key,
+                service=self._definition.name,
+                handler=handler.name,
+                topic=self._definition.emitted[type(event)],
+                ordinal=ordinal,
+                now=context.now,
+            )
+            check_size(each, self._max_record_bytes, where=handler.where)
+            sealed.append(each)
+        return tuple(sealed)
+
+
+def check_size(sealed: Sealed, max_record_bytes: int, *, where: str | None) -> None:
+    """Raise ContractError for an event that the log would never take: at the relay it would block its key for ever."""
+    size = len(sealed.value) + len(sealed.key or b"") + sum(len(name) + len(value) for name, value in sealed.headers)
+    if size > max_record_bytes:
+        raise ContractError(
+            f"{sealed.type} has {size:,} bytes, and the log takes at most {max_record_bytes:,}.",
+            where=where,
+            fix="Put the large part somewhere else and let the event say where. Nothing was written.",
+        )
+
+
+async def _in_thread(function: Callable[[], Any], handler: Handler) -> Any:
+    """Run a plain function in a thread of its own; a cancellation is passed on once the thread has ended.
+
+    The thread is a daemon: one that never ends keeps its key closed, but does not keep the process from exiting.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def report(set_it: Callable[[Any], None], value: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_unless_done, ended, set_it, value)
+
+    def work() -> None:
+        try:
+            value = context.run(function)
+        except BaseException as error:
+            report(ended.set_exception, RuntimeError("StopIteration") if isinstance(error, StopIteration) else error)
+        else:
+            report(ended.set_result, value)
+
+    threading.Thread(target=work, name=f"microflow-{handler.name}", daemon=True).start()
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        if not ended.done():
+            logger.warning("%s  %s is past its end; its key waits for its thread", handler.where, handler.name)
+            await asyncio.wait([ended])
+        if not ended.cancelled():
+            ended.exception()
+        raise
+
+
+def _unless_done(ended: asyncio.Future[Any], set_it: Callable[[Any], None], value: Any) -> None:
+    if not ended.done():
+        set_it(value)
+
+
+def _content_type(delivery: Delivery) -> str | None:
+    for name, value in delivery.record.headers:
+        if name == "content-type":
+            return value.decode(errors="replace")
+    return None
+
+
+def _check_provided(handler: Handler, provided: Mapping[Any, Any]) -> None:
+    for parameter in handler.parameters:
+        if parameter.asks_for != "dependency" or parameter.optional or parameter.key in provided:
+            continue
+        names = ", ".join(sorted(_name(key) for key in provided)) or "nothing"
+        raise DefinitionError(
+            f"{handler.name} asks for {parameter.name}: {_name(parameter.key)}, and nobody provides it.",
+            where=handler.where,
+            why=f"The service's lifespan provides {names}.",
+            fix=f"Let it: yield {{{_name(parameter.key)}: …}}, in Service(…, lifespan=…).",
+        )
+
+
+def _name(key: Any) -> str:
+    return getattr(key, "__name__", None) or str(key)
+
+
+def is_cancelled() -> bool:
+    """Whether somebody wants the current task to end; otherwise a CancelledError is the handler's own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def watch_wait(task: asyncio.Task[Any], handler: Handler, clock: Clock, patience: timedelta) -> None:
+    """Log where a handler that holds the transaction open is waiting for somebody else."""
+    await clock.sleep(patience)
+    if not task.done() and (frames := task.get_stack(limit=None)):
+        frame = frames[-1]
+        logger.warning(
+            "%s:%s  %s holds its transaction open and waits here for more than %g s; call the outside world from a "
+            "handler that does not ask for Connection",
+            frame.f_code.co_filename,
+            frame.f_lineno,
+            handler.name,
+            patience.total_seconds(),
+        )

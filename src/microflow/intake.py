@@ -1,0 +1,313 @@
+"""The intake: records become deliveries. It opens them, spreads them over the lanes by key, and stops at the window.
+
+It is also the service's ear for rebalances: partitions begin with a new epoch and at the database's watermark.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from microflow.dead_letters import judge
+from microflow.deliveries import Delivery, Execution
+from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
+from microflow.errors import DecodeError, Fenced, IdentityError, TransportError
+from microflow.handlers import Handler
+from microflow.ids import content_of
+from microflow.lanes import Lane
+from microflow.ports import Changes, Record, Subscription, Topic, TopicPartition, Transport
+from microflow.runtime import Runtime
+from microflow.signals import Signal
+
+logger = logging.getLogger("microflow.intake")
+
+T = TypeVar("T")
+
+PAUSE_AFTER_ERROR = timedelta(milliseconds=250)
+
+
+class Intake:
+    """Reads the topics of a service into its lanes. `skipped` is called for records that it does not handle.
+
+    `joined` is set when partitions are assigned, `changed` whenever they have changed.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        transport: Transport,
+        lanes: Sequence[Lane],
+        *,
+        owner: str,
+        skipped: Callable[[], None],
+    ) -> None:
+        self._runtime = runtime
+        self._transport = transport
+        self._lanes = lanes
+        self._owner = owner
+        self._tell_skipped = skipped
+        self._handlers = _by_trigger(runtime.definition.handlers)
+        self._subscription: Subscription | None = None
+        self._topics: Mapping[str, Topic] = {}
+        self._cluster_id = ""
+        self._database_id = ""
+        self._paused: set[TopicPartition] = set()
+        self._draining = False
+        self._stopping = False
+        self._refusal: Exception | None = None
+        self.joined = Signal(runtime.clock)
+        self.skipped = 0
+        self.changed = Signal(runtime.clock)
+
+    async def run(self, *, cluster_id: str, database_id: str) -> None:
+        """Be a member of the service's group until `stop`. Raises IdentityError if group and database do not match."""
+        self._cluster_id, self._database_id = cluster_id, database_id
+        topics = self._runtime.definition.topics.keys()
+        async with self._transport.subscribe(
+            topics, group=self._runtime.definition.name, listener=self
+        ) as subscription:
+            self._subscription = subscription
+            while not self._stopping:
+                await self._fetch(subscription)
+                if self._refusal is not None:
+                    raise self._refusal
+            await self._tell_offsets(subscription)
+
+    def relieve(self) -> None:
+        """Something was committed: read on where reading had stopped at a bound."""
+        if self._paused and self._subscription is not None and not self._stopping:
+            self._throttle(self._subscription)
+
+    def drain(self) -> None:
+        """Take nothing in any more, but stay a member until `stop`, so that what runs can still be committed."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        self._stopping = True
+        if self._subscription is not None:
+            await self._tell_offsets(self._subscription)
+            await self._subscription.close()
+
+    async def tell_offsets(self) -> None:
+        """Tell the group how far the service is, for displays of lag; nothing depends on it."""
+        if self._subscription is not None and not self._stopping:
+            await self._tell_offsets(self._subscription)
+
+    # ── records ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _fetch(self, subscription: Subscription) -> None:
+        self._throttle(subscription)
+        try:
+            records = await subscription.fetch(
+                max_records=self._runtime.limits.fetch, wait=self._runtime.limits.fetch_wait
+            )
+            await self._take_back(subscription)
+        except TransportError as error:
+            logger.warning("the log does not answer (%s); trying again", error)
+            await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
+            return
+        if not self._draining:
+            for record in records:
+                self._take_in(record)
+
+    def _throttle(self, subscription: Subscription) -> None:
+        """Pause what is too far ahead of its watermark, or everything while too much is in hand."""
+        runtime = self._runtime
+        full = self._draining or runtime.watermarks.unfinished >= runtime.limits.in_flight
+        wanted = {
+            partition
+            for partition in runtime.assignment.partitions
+            if full or runtime.watermarks.distance(partition) >= runtime.limits.window
+        }
+        # Half-way down before reading goes on, so that it does not start and stop with every record.
+        held = {
+            partition
+            for partition in self._paused & set(runtime.assignment.partitions)
+            if runtime.watermarks.unfinished > runtime.limits.in_flight // 2
+            or runtime.watermarks.distance(partition) > runtime.limits.window // 2
+        }
+        wanted |= held
+        if new := wanted - self._paused:
+            subscription.pause(new)
+        if over := (self._paused & set(runtime.assignment.partitions)) - wanted:
+            subscription.resume(over)
+        self._paused = wanted
+
+    def _take_in(self, record: Record) -> None:
+        runtime = self._runtime
+        if not runtime.assignment.owns(record.source) or not runtime.watermarks.read(record.source, record.offset):
+            return
+        executions = self.open(record)
+        if not executions:
+            self.skipped += 1
+            runtime.watermarks.finish(record.source, record.offset)
+            self._tell_skipped()
+            return
+        self.lane_of(record).submit(executions)
+
+    def lane_of(self, record: Record) -> Lane:
+        """The lane that a record's key belongs to, whatever its topic."""
+        return self._lanes[hash(record.key if record.key is not None else record.offset) % len(self._lanes)]
+
+    def open(self, record: Record) -> list[Execution]:
+        """The executions of a record: one for each handler of its type, none if the service does not handle it."""
+        origin = self._origin(record.topic)
+        types = self._handlers.get(record.topic, {})
+        try:
+            envelope = open_envelope(
+                record, type_of_topic=next(iter(types)) if len(types) == 1 else None, origin=origin
+            )
+        except DecodeError as error:
+            return [self._unreadable(record, origin, error)]
+        if envelope is None or envelope.type not in types:
+            return []
+        delivery = Delivery(record, envelope)
+        executions = [Execution(delivery, handler) for handler in types[envelope.type]]
+        delivery.unsettled = len(executions)
+        return executions
+
+    def _unreadable(self, record: Record, origin: str, error: DecodeError) -> Execution:
+        runtime = self._runtime
+        identifier = f"{record.partition}@{record.offset}"
+        envelope = Envelope(
+            id=identifier,
+            source=origin,
+            type=record.topic,
+            time=record.timestamp or EPOCH,
+            correlation_id=identifier,
+            causation_id=None,
+            digest=position_digest(record, origin),
+            content=content_of(record.value),
+        )
+        execution = Execution(Delivery(record, envelope, unsettled=1), None)
+        execution.outcome = judge(
+            execution, error, service_retry=None, now=runtime.clock.now(), chance=runtime.chance()
+        )
+        return execution
+
+    def _origin(self, topic: str) -> str:
+        incarnation = self._topics[topic].incarnation if topic in self._topics else ""
+        return f"/logs/{self._cluster_id}/{topic}/{incarnation}"
+
+    # ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """Wait for open transactions only; what runs becomes an orphan."""
+        self._runtime.reach("before revoke")
+        if self._subscription is not None:
+            await self._tell_offsets(self._subscription)
+        await self._give_up(partitions)
+        self._runtime.reach("after revoke")
+
+    async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """Begin a new epoch for each, at the watermark that the database has."""
+        self._runtime.reach("before assign")
+        assert self._subscription is not None
+        try:
+            await self._check_group(self._subscription, partitions)
+            await self._take(self._subscription, partitions)
+        except IdentityError as refusal:
+            self._refusal = refusal
+        self._runtime.reach("after assign")
+        self.joined.set()
+        self.changed.set()
+
+    async def _give_up(self, partitions: Collection[TopicPartition]) -> None:
+        for lane in self._lanes:
+            async with lane.between_transactions():
+                lane.drop(partitions)
+        self._runtime.assignment.disown(partitions)
+        self._runtime.watermarks.forget(partitions)
+        self._paused.difference_update(partitions)
+        self.changed.set()
+
+    async def _take(self, subscription: Subscription, partitions: Collection[TopicPartition]) -> None:
+        runtime = self._runtime
+        self._topics = await self._insist_on_log(lambda: self._transport.topics.describe(runtime.definition.topics))
+        owned = await runtime.outages.insist(lambda: runtime.store.partitions.take(partitions, owner=self._owner))
+        new = [partition for partition, ownership in owned.items() if ownership.watermark is None]
+        starts = {
+            partition: ownership.watermark for partition, ownership in owned.items() if ownership.watermark is not None
+        }
+        if new:
+            first = await self._first_offsets(new)
+            starts |= first
+            epochs = {partition: owned[partition].epoch for partition in new}
+            # `latest` must be the latest of the first start: on a restart before the first event it would skip some.
+            await runtime.outages.insist(lambda: self._store_first(epochs, first))
+        for partition, offset in starts.items():
+            runtime.watermarks.begin(partition, offset)
+            subscription.seek(partition, offset)
+        runtime.assignment.own({partition: ownership.epoch for partition, ownership in owned.items()})
+        everything = runtime.watermarks.lows()
+        for lane in self._lanes:
+            lane.keep(everything)
+
+    async def _take_back(self, subscription: Subscription) -> None:
+        """A fence refused an epoch, and yet the log still counts us as the owner: begin a newer one."""
+        lost = frozenset(self._runtime.assignment.lost)
+        if lost and not self._stopping:
+            await self._give_up(lost)
+            await self._take(subscription, lost)
+            self.changed.set()
+
+    async def _store_first(self, epochs: Mapping[TopicPartition, int], offsets: Mapping[TopicPartition, int]) -> None:
+        try:
+            async with self._runtime.store.transaction() as transaction:
+                await transaction.fence(epochs)
+                await transaction.write(Changes(watermarks=dict(offsets)))
+        except Fenced:
+            pass  # somebody newer has begun already, and has stored them
+
+    async def _first_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions that this service has never read are read from."""
+        start = self._runtime.definition.start
+        topics = self._transport.topics
+        bounds = await self._insist_on_log(lambda: topics.bounds(partitions))
+        if isinstance(start, datetime):
+            return dict(await self._insist_on_log(lambda: topics.offsets_at(partitions, start)))
+        waiting = sum(bound.end - bound.beginning for bound in bounds.values())
+        name = self._runtime.definition.name
+        if start == "latest":
+            if waiting:
+                logger.info("%s starts at the latest record and passes over %d", name, waiting)
+            return {partition: bound.end for partition, bound in bounds.items()}
+        if waiting:
+            logger.info("%s has not read before: it starts at the earliest of %d records", name, waiting)
+        return {partition: bound.beginning for partition, bound in bounds.items()}
+
+    async def _check_group(self, subscription: Subscription, partitions: Collection[TopicPartition]) -> None:
+        committed = await self._insist_on_log(lambda: subscription.committed(partitions))
+        for other in {each.metadata for each in committed.values()} - {self._database_id, ""}:
+            raise IdentityError(
+                f"The group {self._runtime.definition.name} has been served from the database {other}, and this one is "
+                f"{self._database_id}.",
+                why="What that database has handled would be handled again, or what it has not would be skipped.",
+                fix="Start with the database the service had, or give the service another name.",
+            )
+
+    async def _tell_offsets(self, subscription: Subscription) -> None:
+        try:
+            await subscription.commit(self._runtime.watermarks.lows(), metadata=self._database_id)
+        except TransportError as error:
+            logger.debug("offsets for displays of lag were not committed: %s", error)
+
+    async def _insist_on_log(self, ask: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await ask()
+            except TransportError as error:
+                logger.warning("the log does not answer (%s); trying again", error)
+                await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
+
+
+def _by_trigger(handlers: Sequence[Handler]) -> dict[str, dict[str, list[Handler]]]:
+    """Topic → type → its handlers, in the order in which they are written."""
+    triggers: dict[str, dict[str, list[Handler]]] = {}
+    for handler in handlers:
+        for trigger in handler.triggers:
+            triggers.setdefault(trigger.topic, {}).setdefault(trigger.event_type, []).append(handler)
+    return triggers

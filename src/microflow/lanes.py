@@ -1,0 +1,410 @@
+"""A lane: its keys in sequence. Executes what may run, commits what is finished, and never lets the two wait for
+each other: one slow call delays its own key only.
+
+An execution of a key starts when every earlier one of that key has committed, or has finished successfully without
+the transaction's connection; the results are committed in the order of the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from microflow.atomic_step import AtomicStep, Settled
+from microflow.dead_letters import attempts_of, judge
+from microflow.deliveries import Delivery, Execution, Failed, Inside, Postponed, State, Succeeded
+from microflow.errors import HandlerTimeout
+from microflow.execution import is_cancelled
+from microflow.ports import Blocked, ClaimKey, OrderingKey, TopicPartition
+from microflow.reports import Emission, Report, ReportedOutcome
+from microflow.runtime import Runtime
+from microflow.signals import Signal
+
+NO_TIME = timedelta(0)
+
+
+class _Queue:
+    """The executions of one key, in order, and what of the key is parked."""
+
+    def __init__(self) -> None:
+        self.executions: deque[Execution] = deque()
+        self.blocked_all = False
+        self.blocked_handlers: set[str] = set()
+
+    def learn(self, blocked: Blocked | None) -> None:
+        """Take over what the store knows, and what is postponed here and not yet committed."""
+        self.blocked_all = blocked is not None and blocked.all_handlers
+        self.blocked_handlers = set(blocked.handlers) if blocked is not None else set()
+        for execution in self.executions:
+            if isinstance(execution.outcome, Postponed):
+                self.block(execution)
+
+    def block(self, execution: Execution) -> None:
+        """An execution is, or will be, parked."""
+        if execution.handler is None or execution.handler.order == "none":
+            return
+        if execution.handler.order == "key":
+            self.blocked_all = True
+        else:
+            self.blocked_handlers.add(execution.handler.name)
+
+    def blocks(self, execution: Execution) -> bool:
+        if execution.parked is not None or execution.handler is None:
+            return False
+        return self.blocked_all or execution.handler.name in self.blocked_handlers
+
+    def next(self) -> Execution | None:
+        """The execution whose turn it is; None while an earlier one runs, or must be committed first."""
+        for execution in self.executions:
+            if execution.state is State.WAITING:
+                return execution
+            if execution.state is State.RUNNING or isinstance(execution.outcome, Failed | Inside):
+                return None
+        return None
+
+
+class Lane:
+    """One queue of keys over all topics and partitions, with one transaction at a time.
+
+    `committed` is called after each transaction, `parked` when it changed the parked rows, `emitted` the outbox.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        committed: Callable[[], None],
+        parked: Callable[[], None],
+        emitted: Callable[[], None],
+    ) -> None:
+        self._runtime = runtime
+        self._step = AtomicStep(runtime)
+        self._committed = committed
+        self._parked = parked
+        self._emitted = emitted
+        self._signal = Signal(runtime.clock)
+        self._lock = asyncio.Lock()
+        self._mailbox: deque[Execution] = deque()
+        self._queues: dict[OrderingKey | Delivery, _Queue] = {}
+        self._under_way: dict[ClaimKey, Execution] = {}
+        self._runnable: deque[Execution] = deque()
+        self._tasks: dict[Execution, asyncio.Task[None]] = {}
+        self._finished: deque[Execution] = deque()
+        self._sequence = 0
+        self._draining = False
+        self._rebalancing = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to be done here."""
+        return not (self._mailbox or self._tasks or self._runnable or self._finished or self._under_way)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs, or has run and is not committed."""
+        return bool(self._tasks or self._finished or self._lock.locked())
+
+    def submit(self, executions: Iterable[Execution]) -> None:
+        """Take the executions of a delivery, in the order in which their events stand in the log."""
+        self._mailbox.extend(executions)
+        self._signal.set()
+
+    async def run(self) -> None:
+        """Admit, execute and commit until cancelled."""
+        while True:
+            await self._signal.wait()
+            while self._mailbox or self._finished:
+                async with self._lock:
+                    await self._admit()
+                    batch = self._gather()
+                    if batch:
+                        self._settle(batch, await self._step.commit(batch))
+                await self._runtime.clock.sleep(NO_TIME)  # lets executions begin
+
+    def drain(self) -> None:
+        """Start nothing any more; what runs may finish and is committed."""
+        self._draining = True
+        self._end(self._mailbox)
+        self._mailbox.clear()
+        self._runnable.clear()
+
+    async def cancel(self) -> None:
+        """Cancel what runs and wait until it has ended."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ── partitions come and go ────────────────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def between_transactions(self) -> AsyncIterator[None]:
+        """Wait for the open transaction, if there is one, and let none begin meanwhile."""
+        async with self._lock:
+            yield
+
+    def drop(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions were taken away: what waits is forgotten, what runs becomes an orphan and keeps its key closed."""
+        self._rebalancing = True
+        self._end(each for each in self._mailbox if each.delivery.source in partitions)
+        self._mailbox = deque(each for each in self._mailbox if each.delivery.source not in partitions)
+        self._finished = deque(each for each in self._finished if each.delivery.source not in partitions)
+        self._runnable = deque(each for each in self._runnable if each.delivery.source not in partitions)
+        for execution in list(self._under_way.values()):
+            if execution.delivery.source not in partitions:
+                continue
+            self._end(execution.repeats)
+            execution.repeats.clear()
+            has_run = execution in self._tasks or (
+                execution.outcome is not None and not isinstance(execution.outcome, Inside)
+            )
+            if execution.state is State.WAITING or not has_run:
+                self._remove(execution)
+            else:
+                execution.orphan = True
+
+    def keep(self, starts: Mapping[TopicPartition, int]) -> None:
+        """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain."""
+        self._rebalancing = False
+        for execution in list(self._under_way.values()):
+            start = starts.get(execution.delivery.source)
+            redelivered = start is not None and execution.delivery.record.offset >= start and execution.parked is None
+            if execution.orphan and not redelivered:
+                self._abandon(execution)
+
+    def _abandon(self, orphan: Execution) -> None:
+        orphan.obsolete = True
+        if orphan.state is not State.FINISHED:
+            return
+        self._remove(orphan)
+        self._report(orphan, "dropped")
+        self.submit(orphan.repeats)
+        self._advance(orphan.delivery.ordering or orphan.delivery)
+
+    # ── admission ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _admit(self) -> None:
+        arrived = [self._mailbox.popleft() for _ in range(min(len(self._mailbox), self._runtime.limits.batch))]
+        if not arrived:
+            return
+        fresh = [each.claim_key for each in arrived if each.parked is None]
+        keys = {each.delivery.ordering for each in arrived} - {None}
+        store, insist = self._runtime.store, self._runtime.outages.insist
+        seen = await insist(lambda: store.inbox.seen(fresh)) if fresh else {}
+        blocked = await insist(lambda: store.parking.blocked([key for key in keys if key is not None]))
+        touched: dict[OrderingKey | Delivery, None] = {}
+        for execution in arrived:
+            if not self._runtime.assignment.owns(execution.delivery.source):
+                execution.ended = True
+                continue
+            if execution.parked is None and (content := seen.get(execution.claim_key)) is not None:
+                self._settled_elsewhere(execution, diverged=content != execution.delivery.envelope.content)
+                continue
+            if self._joins_another(execution):
+                continue
+            name = execution.delivery.ordering or execution.delivery
+            queue = self._queues.setdefault(name, _Queue())
+            if name not in touched:
+                queue.learn(blocked.get(name) if isinstance(name, OrderingKey) else None)
+                touched[name] = None
+            self._sequence += 1
+            execution.sequence = self._sequence
+            self._under_way[execution.claim_key] = execution
+            queue.executions.append(execution)
+        for name in touched:
+            self._advance(name)
+
+    def _settled_elsewhere(self, execution: Execution, *, diverged: bool) -> None:
+        execution.ended = True
+        self._finish_delivery(execution)
+        self._report(execution, "duplicate", diverged=diverged)
+        other = self._under_way.get(execution.claim_key)
+        if other is not None and other.orphan:
+            self._abandon(other)
+
+    def _joins_another(self, execution: Execution) -> bool:
+        """Whether its event is under way already: an orphan is adopted, a repetition waits for the first one's end."""
+        other = self._under_way.get(execution.claim_key)
+        if other is None:
+            return False
+        if not other.orphan or other.obsolete:
+            other.repeats.append(execution)
+            return True
+        other.orphan = False
+        other.delivery, other.parked = execution.delivery, execution.parked
+        if other.state is State.FINISHED:
+            self._finished.append(other)
+        return True
+
+    # ── execution ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _advance(self, name: OrderingKey | Delivery) -> None:
+        """Start whatever may start of a key now."""
+        queue = self._queues.get(name)
+        while queue is not None and not self._draining and (execution := queue.next()) is not None:
+            if execution.outcome is not None:  # the headers could not be read: there is nothing to run
+                self._finish(execution)
+            elif queue.blocks(execution):
+                execution.outcome = Postponed(self._runtime.clock.now())
+                queue.block(execution)
+                self._finish(execution)
+            elif execution.handler is not None and execution.handler.asks_for_connection:
+                execution.outcome = Inside()
+                self._finish(execution)
+            else:
+                execution.state = State.RUNNING
+                self._runnable.append(execution)
+                self._start()
+
+    def _finish(self, execution: Execution) -> None:
+        execution.state = State.FINISHED
+        self._finished.append(execution)
+        self._signal.set()
+
+    def _start(self) -> None:
+        while self._runnable and len(self._tasks) < self._runtime.limits.concurrency:
+            execution = self._runnable.popleft()
+            task = asyncio.get_running_loop().create_task(self._execute(execution))
+            self._tasks[execution] = task
+            assert execution.handler is not None
+            self._runtime.deadlines.watch(task, execution.handler.deadline or self._runtime.limits.deadline)
+
+    async def _execute(self, execution: Execution) -> None:
+        runtime, handler = self._runtime, execution.handler
+        assert handler is not None
+        started = runtime.clock.monotonic()
+        task = self._tasks[execution]
+        outcome: Succeeded | Failed
+        try:
+            runtime.reach("before handler")
+            outcome = await runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt)
+            runtime.reach("after handler")
+        except (Exception, asyncio.CancelledError) as error:
+            if runtime.deadlines.forget(task):
+                limit = handler.deadline or runtime.limits.deadline
+                why = f"{handler.name} ran longer than its deadline of {limit.total_seconds():g} s."
+                outcome = self._judge(execution, HandlerTimeout(why, where=handler.where))
+            elif isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
+            else:
+                outcome = self._judge(execution, error)
+        finally:
+            runtime.deadlines.forget(task)
+            del self._tasks[execution]
+        execution.took = runtime.clock.monotonic() - started
+        execution.outcome = outcome
+        execution.state = State.FINISHED
+        if not execution.orphan:
+            self._finish(execution)
+        elif execution.obsolete or not (self._rebalancing or runtime.assignment.owns(execution.delivery.source)):
+            self._abandon(execution)
+        self._advance(execution.delivery.ordering or execution.delivery)
+        self._start()
+
+    def _judge(self, execution: Execution, error: BaseException) -> Failed:
+        runtime = self._runtime
+        return judge(
+            execution,
+            error,
+            service_retry=runtime.definition.retry,
+            now=runtime.clock.now(),
+            chance=runtime.chance(),
+        )
+
+    # ── commitment ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _gather(self) -> list[Execution]:
+        """What is finished, as far as it fits into one transaction. Nobody waits for what still runs."""
+        return [self._finished.popleft() for _ in range(min(len(self._finished), self._runtime.limits.batch))]
+
+    def _settle(self, batch: list[Execution], settled: Settled) -> None:
+        for execution in settled.committed:
+            self._conclude(execution, _outcome_of(execution))
+        for execution in settled.duplicates:
+            self._conclude(execution, "duplicate")
+        concluded = {*settled.committed, *settled.duplicates, *settled.reset}
+        for execution in batch:
+            if execution not in concluded:  # its partition is another process's now
+                execution.orphan = True
+        self._committed()
+        if settled.has_outbox:
+            self._emitted()
+        if any(
+            execution.parked is not None or isinstance(execution.outcome, Failed | Postponed) for execution in concluded
+        ):
+            self._parked()
+        for name in dict.fromkeys(execution.delivery.ordering or execution.delivery for execution in batch):
+            self._advance(name)
+
+    def _conclude(self, execution: Execution, outcome: ReportedOutcome) -> None:
+        self._remove(execution, parked=outcome in {"retry", "waiting"} or (outcome == "dead" and execution.halts))
+        self._finish_delivery(execution)
+        self._report(execution, outcome)
+        self._end(execution.repeats)
+        for repeat in execution.repeats:
+            self._finish_delivery(repeat)
+            self._report(repeat, "duplicate")
+
+    def _remove(self, execution: Execution, *, parked: bool = False) -> None:
+        name = execution.delivery.ordering or execution.delivery
+        execution.ended = True
+        self._under_way.pop(execution.claim_key, None)
+        queue = self._queues.get(name)
+        if queue is None:
+            return
+        queue.executions.remove(execution)
+        if parked:
+            queue.block(execution)
+        if not queue.executions:
+            del self._queues[name]
+
+    def _end(self, executions: Iterable[Execution]) -> None:
+        for execution in executions:
+            execution.ended = True
+
+    def _finish_delivery(self, execution: Execution) -> None:
+        delivery = execution.delivery
+        delivery.unsettled -= 1
+        if delivery.unsettled == 0 and not delivery.resumed:
+            self._runtime.watermarks.finish(delivery.source, delivery.record.offset)
+
+    def _report(self, execution: Execution, outcome: ReportedOutcome, *, diverged: bool = False) -> None:
+        runtime, delivery, ended = self._runtime, execution.delivery, execution.outcome
+        error = ended.error if isinstance(ended, Failed) else None
+        retry_in = ended.due - ended.at if isinstance(ended, Failed) and ended.due is not None else None
+        sealed = ended.sealed if isinstance(ended, Succeeded) and outcome == "done" else ()
+        runtime.observe(
+            Report(
+                service=runtime.definition.name,
+                handler=execution.claim_key.handler,
+                where=execution.handler.where if execution.handler else "",
+                outcome=outcome,
+                event_type=delivery.envelope.type,
+                event_id=delivery.envelope.id,
+                flow=delivery.envelope.correlation_id,
+                causation_id=delivery.envelope.causation_id,
+                record=delivery.record,
+                attempt=execution.attempt,
+                attempts=attempts_of(execution, error, runtime.definition.retry),
+                took=execution.took,
+                emitted=tuple(Emission(type=each.type, id=each.id, topic=each.topic) for each in sealed),
+                error=error,
+                retry_in=retry_in,
+                diverged=diverged,
+            )
+        )
+
+
+def _outcome_of(execution: Execution) -> ReportedOutcome:
+    match execution.outcome:
+        case Failed(due=None):
+            return "dead"
+        case Failed():
+            return "retry"
+        case Postponed():
+            return "waiting"
+        case _:
+            return "done"

@@ -1,0 +1,72 @@
+"""The cable is cut: our own store or log fails, and so does a probe. Then nothing is counted; we wait and go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from microflow.errors import StoreError
+from microflow.ports import Clock, Store
+
+logger = logging.getLogger("microflow.outages")
+
+FIRST_WAIT = timedelta(milliseconds=50)
+LONGEST_WAIT = timedelta(seconds=5)
+TRANSIENT_TRIES = 5
+
+T = TypeVar("T")
+
+
+class Outages:
+    """Judges failures of the store by a probe, and waits while the store is away. `out` says whether it is."""
+
+    def __init__(self, store: Store, *, clock: Clock, chance: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._chance = chance
+        self.out = False
+
+    async def cut(self) -> bool:
+        """Whether the store cannot be written now. Returns once it can be again: True if it could not."""
+        wait = FIRST_WAIT
+        was_out = False
+        while (error := await self._probe()) is not None:
+            if not self.out:
+                logger.warning("the database cannot be written (%s); waiting, nothing is lost", error)
+            self.out = was_out = True
+            await self._pause(wait)
+            wait = min(wait * 2, LONGEST_WAIT)
+        if was_out:
+            logger.warning("the database can be written again")
+            self.out = False
+        return was_out
+
+    async def pause(self, tries: int) -> None:
+        """Wait a little, longer with every try, so that two that got in each other's way do not again."""
+        await self._pause(FIRST_WAIT * tries)
+
+    async def insist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Do something with the store that has no reason to fail, through outages and passing errors."""
+        tries = 0
+        while True:
+            try:
+                return await step()
+            except StoreError:
+                if await self.cut():
+                    continue
+                tries += 1
+                if tries > TRANSIENT_TRIES:
+                    raise
+                await self.pause(tries)
+
+    async def _probe(self) -> StoreError | None:
+        try:
+            await self._store.probe()
+        except StoreError as error:
+            return error
+        return None
+
+    async def _pause(self, duration: timedelta) -> None:
+        await self._clock.sleep(duration * (0.5 + self._chance()))

@@ -1,0 +1,96 @@
+"""Parking: failed events come back to the lane of their key when due, and what waited behind them follows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from microflow.deliveries import Execution
+from microflow.lanes import Lane
+from microflow.ports import ClaimKey, Parked, Record
+from microflow.runtime import Runtime
+from microflow.signals import Signal
+
+logger = logging.getLogger("microflow.parking")
+
+
+class Parking:
+    """Hands parked rows of owned partitions to the lanes, at most `limits.resumed` at once.
+
+    `open_record` and `lane_of` are the intake's: a retry runs like a first delivery.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        open_record: Callable[[Record], list[Execution]],
+        lane_of: Callable[[Record], Lane],
+    ) -> None:
+        self._runtime = runtime
+        self._open_record = open_record
+        self._lane_of = lane_of
+        self._changed = Signal(runtime.clock)
+        self._in_hand: list[Execution] = []
+        self._strangers: set[ClaimKey] = set()
+
+    def wake(self) -> None:
+        """Parked rows, or the partitions owned, have changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Resume what is due until cancelled."""
+        clock = self._runtime.clock
+        while True:
+            await self._resume_due()
+            due = await self._next_due()
+            await self._changed.wait(at_most=None if due is None else due - clock.now())
+
+    async def idle(self) -> bool:
+        """Whether nothing is in hand and nothing is due now."""
+        self._forget_ended()
+        return not self._in_hand and not await self._due(limit=1)
+
+    async def _resume_due(self) -> None:
+        self._forget_ended()
+        room = self._runtime.limits.resumed - len(self._in_hand)
+        for row in await self._due(limit=room) if room > 0 else ():
+            self._resume(row)
+
+    async def _due(self, *, limit: int) -> Sequence[Parked]:
+        runtime = self._runtime
+        partitions = list(runtime.assignment.partitions)
+        if not partitions:
+            return ()
+        return await runtime.outages.insist(
+            lambda: runtime.store.parking.due(
+                partitions, now=runtime.clock.now(), limit=limit, excluding=self._excluded()
+            )
+        )
+
+    async def _next_due(self) -> datetime | None:
+        runtime = self._runtime
+        partitions = list(runtime.assignment.partitions)
+        if not partitions or len(self._in_hand) >= runtime.limits.resumed:
+            return None  # whatever changes that wakes us
+        return await runtime.outages.insist(
+            lambda: runtime.store.parking.next_due(partitions, excluding=self._excluded())
+        )
+
+    def _excluded(self) -> list[ClaimKey]:
+        return [*(each.claim_key for each in self._in_hand), *self._strangers]
+
+    def _resume(self, row: Parked) -> None:
+        execution = next((each for each in self._open_record(row.record) if each.claim_key == row.claim), None)
+        if execution is None:
+            self._strangers.add(row.claim)
+            logger.warning("an event is parked for the handler %s, which this service does not have", row.claim.handler)
+            return
+        execution.parked = row
+        execution.delivery.resumed = True
+        self._in_hand.append(execution)
+        self._lane_of(row.record).submit([execution])
+
+    def _forget_ended(self) -> None:
+        self._in_hand = [each for each in self._in_hand if not each.ended]

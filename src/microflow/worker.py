@@ -1,0 +1,274 @@
+"""A service at work: its nouns joined, from the first record it takes in to the last event it publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from microflow.deadlines import Deadlines
+from microflow.errors import DefinitionError, StoreError, TransportError
+from microflow.execution import Executor
+from microflow.faults import Reach, pass_by
+from microflow.housekeeping import Housekeeping
+from microflow.intake import Intake
+from microflow.lanes import Lane
+from microflow.limits import Limits
+from microflow.outages import Outages
+from microflow.ownership import Assignment
+from microflow.parking import Parking
+from microflow.ports import Clock, Migration, Store, Transport
+from microflow.relay import Relay
+from microflow.reports import Observe, look_away
+from microflow.runtime import Runtime
+from microflow.service import Definition
+from microflow.signals import Signal
+from microflow.watermarks import Watermarks
+
+logger = logging.getLogger("microflow.worker")
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a service is run in. `owner` names this process, `chance` returns a random number in [0, 1);
+    `dependencies` replace what the lifespan provides; if they are all that handlers ask for, it is not entered."""
+
+    store: Store
+    transport: Transport
+    clock: Clock
+    owner: str
+    chance: Callable[[], float]
+    limits: Limits = DEFAULT_LIMITS
+    observe: Observe = look_away
+    reach: Reach = pass_by
+    dependencies: Mapping[Any, Any] | None = None
+
+
+class Worker:
+    """Runs one built service until it is stopped or cannot go on."""
+
+    def __init__(
+        self, definition: Definition, surroundings: Surroundings, *, migrations: Sequence[Migration] = ()
+    ) -> None:
+        self.definition = definition
+        self._surroundings = surroundings
+        self._migrations = migrations
+        self._entered = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ended = Signal(surroundings.clock)
+        self._failure: BaseException | None = None
+
+    async def start(self) -> None:
+        """Migrate, bind, enter the lifespan, join the group; return when the partitions are assigned.
+
+        Raises DefinitionError, IdentityError, StoreError and TransportError with what keeps it from starting.
+        """
+        surroundings, definition = self._surroundings, self.definition
+        store, transport = surroundings.store, surroundings.transport
+        await store.migrate(self._migrations)
+        cluster_id = await transport.topics.cluster_id()
+        database_id = await store.bind(cluster_id)
+        for gone in sorted(await store.handlers.register([handler.name for handler in definition.handlers])):
+            logger.info("%s: the handler %s is gone", definition.name, gone)
+        await self._ensure_topics()
+        runtime = self._assemble(await self._provide())
+        self._begin(runtime.deadlines.run(), "deadlines")
+        for lane in self._lanes:
+            self._begin(lane.run(), "lane")
+        self._begin(self._parking.run(), "parking")
+        self._begin(self._relay.watch(), "outbox watch")
+        self._begin(self._relay.run(), "relay")
+        self._begin(self._housekeeping.store_watermarks(), "watermarks")
+        self._begin(self._housekeeping.purge(), "purge")
+        self._begin(self._parking_follows(), "rebalances")
+        intake = self._begin(self._intake.run(cluster_id=cluster_id, database_id=database_id), "intake")
+        joined = asyncio.get_running_loop().create_task(self._intake.joined.wait())
+        await asyncio.wait([joined, intake], return_when=asyncio.FIRST_COMPLETED)
+        joined.cancel()
+        if self._failure is not None:
+            await self.kill()
+            raise self._failure
+
+    async def ended(self) -> None:
+        """Return, by raising, once the service cannot go on."""
+        while self._failure is None:
+            await self._ended.wait()
+        raise self._failure
+
+    async def stop(self, *, drain: timedelta) -> bool:
+        """Finish what runs, within `drain`, then leave. False if something had to be left for the next start.
+
+        Nothing in it is needed for correctness: what is cut off is done again.
+        """
+        clock = self._surroundings.clock
+        end = clock.monotonic() + drain
+        self._intake.drain()
+        for lane in self._lanes:
+            lane.drain()
+        finished = await self._until(lambda: not any(lane.busy for lane in self._lanes), end - drain / 4)
+        try:
+            await self._intake.stop()
+            await self._housekeeping.store_watermarks_now()
+            while await self._outbox_waits() and clock.monotonic() < end:
+                self._relay.wake()
+                await clock.sleep(timedelta(milliseconds=5))
+            await self._relay.release()
+        except (StoreError, TransportError) as error:
+            logger.warning("%s stops without its last words: %s", self.definition.name, error)
+            finished = False
+        await self.kill()
+        return finished
+
+    async def kill(self) -> None:
+        """End at once, as a crash would, but for the lifespan, which is left properly."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in getattr(self, "_lanes", ()):
+            await lane.cancel()
+        self._tasks.clear()
+        await self._entered.aclose()
+
+    async def idle(self) -> bool:
+        """Whether nothing is left to be done until something arrives or time passes."""
+        if any(not lane.idle for lane in self._lanes) or await self._outbox_waits() or not await self._parking.idle():
+            return False
+        positions = self._watermarks.positions()
+        bounds = await self._surroundings.transport.topics.bounds(positions.keys())
+        return all(positions[partition] >= bound.end for partition, bound in bounds.items())
+
+    # ── putting it together ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _assemble(self, provided: Mapping[Any, Any]) -> Runtime:
+        given = self._surroundings
+        self._watermarks = Watermarks()
+        runtime = Runtime(
+            definition=self.definition,
+            store=given.store,
+            clock=given.clock,
+            chance=given.chance,
+            limits=given.limits,
+            executor=Executor(
+                self.definition,
+                provided=provided,
+                clock=given.clock,
+                limits=given.limits,
+                max_record_bytes=given.transport.max_record_bytes,
+            ),
+            assignment=Assignment(),
+            watermarks=self._watermarks,
+            deadlines=Deadlines(given.clock),
+            outages=Outages(given.store, clock=given.clock, chance=given.chance),
+            observe=given.observe,
+            reach=given.reach,
+        )
+        self._relay = Relay(
+            given.store.outbox,
+            given.transport,
+            clock=given.clock,
+            owner=given.owner,
+            batch=given.limits.relay_batch,
+            reach=given.reach,
+        )
+        self._lanes = [
+            Lane(
+                runtime,
+                committed=self._committed,
+                parked=lambda: self._parking.wake(),
+                emitted=self._relay.wake,
+            )
+            for _ in range(given.store.lanes)
+        ]
+        self._intake = Intake(runtime, given.transport, self._lanes, owner=given.owner, skipped=self._moved)
+        self._parking = Parking(runtime, open_record=self._intake.open, lane_of=self._intake.lane_of)
+        self._housekeeping = Housekeeping(runtime, tell_offsets=self._intake.tell_offsets)
+        return runtime
+
+    def _committed(self) -> None:
+        self._intake.relieve()
+        self._housekeeping.moved()
+
+    def _moved(self) -> None:
+        self._housekeeping.moved()
+
+    async def _parking_follows(self) -> None:
+        while True:
+            await self._intake.changed.wait()
+            self._parking.wake()
+
+    async def _provide(self) -> Mapping[Any, Any]:
+        given = dict(self._surroundings.dependencies or {})
+        if self.definition.lifespan is None or (given and _asked_for(self.definition) <= given.keys()):
+            return given
+        try:
+            context_manager = self.definition.lifespan()
+            enter = self._entered.enter_async_context(context_manager)
+        except (TypeError, AttributeError) as cause:
+            raise DefinitionError(
+                "lifespan is no function that returns an async context manager.",
+                where=self.definition.where,
+                fix="@asynccontextmanager\n  async def lifespan(): yield {Cards: cards}",
+            ) from cause
+        provided = await enter
+        if not isinstance(provided, Mapping):
+            raise DefinitionError(
+                f"lifespan yields {type(provided).__name__}, and handlers are given what it maps from types.",
+                where=self.definition.where,
+                fix="yield {Cards: cards}",
+            )
+        return {**provided, **given}
+
+    async def _ensure_topics(self) -> None:
+        topics = self._surroundings.transport.topics
+        emitted = set(self.definition.emitted.values())
+        missing = await topics.ensure({*self.definition.topics, *emitted})
+        if unwritable := sorted(missing & emitted):
+            raise DefinitionError(
+                f"{self.definition.name} emits to {', '.join(unwritable)}, which the log does not have.",
+                where=self.definition.where,
+                fix=f"microflow topics apply   (or create the topic{'s' if len(unwritable) > 1 else ''} yourself)",
+            )
+        for name in sorted(missing):
+            logger.warning("%s reads %s, which the log does not have yet", self.definition.name, name)
+
+    # ── its tasks ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.definition.name} {name}")
+        task.add_done_callback(self._note_end)
+        self._tasks.append(task)
+        return task
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        if self._failure is None:
+            self._failure = task.exception()
+        self._ended.set()
+
+    async def _outbox_waits(self) -> bool:
+        return bool(await self._surroundings.store.outbox.pending(after=-1, limit=1))
+
+    async def _until(self, condition: Callable[[], bool], end: timedelta) -> bool:
+        clock = self._surroundings.clock
+        while not condition():
+            if clock.monotonic() >= end:
+                return False
+            await clock.sleep(timedelta(milliseconds=5))
+        return True
+
+
+def _asked_for(definition: Definition) -> set[Any]:
+    """Everything that the handlers of a service cannot do without."""
+    return {
+        parameter.key
+        for handler in definition.handlers
+        for parameter in handler.parameters
+        if parameter.asks_for == "dependency" and not parameter.optional
+    }
