@@ -1,18 +1,23 @@
 """The envelope: an event's identity and context, as CloudEvents puts it into a record's headers (binary mode).
 
-Source: CloudEvents Kafka protocol binding 1.0.2 and its correlation extension. A record without these headers is a
-foreign one: its type is that of its topic, if the service subscribes to exactly one there, and its id is synthesised
-from where it stands, so that a redelivery has the same one.
+Source: CloudEvents 1.0.2, its Kafka protocol binding, correlation and partitioning extensions. Header names and values
+are UTF-8, nothing is percent-encoded (that is HTTP's binding). Structured mode is read, never written. A record without
+these headers is a foreign one: its type is that of its topic, if the service subscribes to exactly one there, and its
+id is synthesised from where it stands, so that a redelivery has the same one.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic_core import from_json
+
+from microflow.decoding import STRUCTURED, media_type
 from microflow.errors import ContractError, DecodeError
 from microflow.events import Message, key_of, options_of
-from microflow.ids import RandomBits, content_of, derived_id, digest_of, root_id
+from microflow.ids import RandomBits, content_of, derived_id, digest_of, id_of_position, root_id
 from microflow.records import Headers, Record
 
 JSON = b"application/json"
@@ -31,6 +36,7 @@ class Envelope:
     causation_id: str | None
     digest: bytes
     content: bytes
+    content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +57,32 @@ def open_envelope(record: Record, *, type_of_topic: str | None, origin: str) -> 
     `origin` names the log and the topic's incarnation, for records that bring no id. Raises DecodeError for headers
     that are not what CloudEvents says.
     """
-    headers = dict(record.headers)
-    event_type = _text(headers, "ce_type") or type_of_topic
+    content_type, attributes = _attributes(record)
+    event_type = attributes.get("type") or type_of_topic
     if event_type is None:
         return None
-    identifier, source = _text(headers, "ce_id"), _text(headers, "ce_source")
-    if not identifier:
-        source, identifier = origin, f"{record.partition}@{record.offset}"
-    source = source or origin
+    time = _time(attributes.get("time"), record)
+    identifier, source = attributes.get("id"), attributes.get("source") or origin
+    if identifier:
+        digest = digest_of(source, identifier)
+    else:
+        source, digest = origin, position_digest(record, origin)
+        identifier = id_of_position(digest, time)
     return Envelope(
         id=identifier,
         source=source,
         type=event_type,
-        time=_time(headers, record),
-        correlation_id=_text(headers, "ce_correlationid") or identifier,
-        causation_id=_text(headers, "ce_causationid"),
-        digest=digest_of(source, identifier),
+        time=time,
+        correlation_id=attributes.get("correlationid") or identifier,
+        causation_id=attributes.get("causationid") or None,
+        digest=digest,
         content=content_of(record.value),
+        content_type=content_type,
     )
 
 
 def position_digest(record: Record, origin: str) -> bytes:
-    """What stands for a record whose headers cannot be read: where it is."""
+    """What stands for a record that brings no id, or whose headers cannot be read: where it is."""
     return digest_of(origin, f"{record.partition}@{record.offset}")
 
 
@@ -124,6 +134,8 @@ def seal_root(
             where=options.where,
             fix=f'For example: class {type(event).__name__}(Event, key="order_id")',
         )
+    if correlation_id is not None:
+        _check_correlation(correlation_id)
     identifier = root_id(now, random_bits)
     return _seal(
         event,
@@ -160,9 +172,18 @@ def headers_of(
     ]
     if causation_id is not None:
         headers.append(("ce_causationid", causation_id.encode()))
-    if key is not None:
+    if key is not None and _is_utf8(key):
         headers.append(("ce_partitionkey", key))
     return tuple(headers)
+
+
+def _is_utf8(key: bytes) -> bool:
+    # A foreign cause's key may be any bytes; an attribute of CloudEvents is text.
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def source_of(service: str) -> str:
@@ -191,26 +212,71 @@ def _seal(
         causation_id=causation_id,
         key=key,
     )
-    value = event.__pydantic_serializer__.to_json(event)
+    value = event.__pydantic_serializer__.to_json(event, by_alias=True)
     return Sealed(identifier, event_type, topic, key, value, headers)
 
 
-def _text(headers: dict[str, bytes], name: str) -> str | None:
-    value = headers.get(name)
-    if value is None:
-        return None
+def _check_correlation(text: str) -> None:
+    # What no service would read is not written.
     try:
-        return value.decode()
+        _checked("the flow's id", text)
+    except DecodeError as cause:
+        raise ContractError(cause.what, why=cause.why) from None
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ATTRIBUTES = ("id", "source", "type", "time", "correlationid", "causationid")
+LONGEST_ATTRIBUTE = 1024
+CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def _attributes(record: Record) -> tuple[str | None, dict[str, str]]:
+    headers = dict(record.headers)
+    if "ce_id" not in headers or "content-type" not in headers:
+        # The binding writes them in lower case; some clients, as HTTP's, do not care. An exact name goes first.
+        headers = {name.lower(): value for name, value in record.headers} | headers
+    content_type = _text("content-type", headers["content-type"]) if "content-type" in headers else None
+    if media_type(content_type) == STRUCTURED:
+        return content_type, _structured_attributes(record.value)
+    found = [(name, headers.get(f"ce_{name}")) for name in ATTRIBUTES]
+    return content_type, {name: _text(f"ce_{name}", value) for name, value in found if value is not None}
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return _checked(name, value.decode())
     except UnicodeDecodeError as cause:
         raise DecodeError(f"The header {name} is not UTF-8: {value[:32]!r}.") from cause
 
 
-def _time(headers: dict[str, bytes], record: Record) -> datetime:
-    text = _text(headers, "ce_time")
-    if text is not None:
-        try:
-            time = datetime.fromisoformat(text)
-            return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-        except ValueError:
-            pass  # when it happened is nothing that a handler must know: the log's own time does
-    return record.timestamp or EPOCH
+def _structured_attributes(value: bytes | None) -> dict[str, str]:
+    try:
+        envelope = from_json(value or b"")
+    except ValueError as cause:
+        raise DecodeError(f"The record says {STRUCTURED}, and its value is no JSON: {cause}.") from cause
+    if not isinstance(envelope, dict):
+        raise DecodeError(f"The record says {STRUCTURED}, and its value is no JSON object.")
+    found = {name: envelope[name] for name in ATTRIBUTES if envelope.get(name) is not None}
+    for name, attribute in found.items():
+        if not isinstance(attribute, str):
+            raise DecodeError(f"The attribute {name} is no text but {type(attribute).__name__}.")
+    return {name: _checked(name, attribute) for name, attribute in found.items()}
+
+
+def _checked(name: str, text: str) -> str:
+    # Ids go into every event of the flow, into indexes and on screens: what is hostile is stopped here.
+    if len(text) > LONGEST_ATTRIBUTE:
+        raise DecodeError(f"{name} has {len(text):,} characters, and at most {LONGEST_ATTRIBUTE:,} are taken.")
+    if CONTROL_CHARACTERS.search(text):
+        raise DecodeError(f"{name} holds control characters: {text[:32]!r}.", why="CloudEvents forbids them in texts.")
+    return text
+
+
+def _time(text: str | None, record: Record) -> datetime:
+    try:
+        time = datetime.fromisoformat(text or "")
+        return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        # When it happened is nothing that a handler must know: the log's own time does.
+        return record.timestamp or EPOCH

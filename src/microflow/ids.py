@@ -7,7 +7,7 @@ event and a keyed hash for an emitted one, so that an execution that is repeated
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import TypeAlias
 from uuid import UUID
@@ -15,8 +15,10 @@ from uuid import UUID
 RandomBits: TypeAlias = Callable[[int], int]
 """Returns an integer of so many random bits, as `random.Random.getrandbits`."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0x2 << 62
+_74_BITS = (1 << 74) - 1
 
 
 def digest_of(source: str, identifier: str) -> bytes:
@@ -41,15 +43,26 @@ def derived_id(
 
     The time in it is the cause's, not the clock's: an execution repeated tomorrow derives the same id.
     """
-    hashed = blake2b(
-        "\0".join((service, handler, event_type, str(ordinal))).encode(), key=cause, digest_size=10
-    ).digest()
-    return _uuid7(_time_of(cause_id, cause_time), int.from_bytes(hashed, "big") & ((1 << 74) - 1))
+    named = _unambiguous(service, handler, event_type, str(ordinal))
+    hashed = blake2b(named, key=cause, digest_size=10, person=b"emitted").digest()
+    return _uuid7(_time_of(cause_id, cause_time), int.from_bytes(hashed, "big") & _74_BITS)
+
+
+def id_of_position(position: bytes, time: datetime) -> str:
+    """The id of an event that brought none: the same whenever its record (the digest of its position) is read."""
+    hashed = blake2b(b"position", key=position, digest_size=10).digest()
+    return _uuid7(_milliseconds(time), int.from_bytes(hashed, "big") & _74_BITS)
 
 
 def idempotency_key(cause: bytes, *, service: str, handler: str, label: str) -> str:
     """A key for a call to the outside world: the same for every attempt, another one for every handler and label."""
-    return blake2b("\0".join((service, handler, label)).encode(), key=cause, digest_size=16).hexdigest()
+    named = _unambiguous(service, handler, label)
+    return blake2b(named, key=cause, digest_size=16, person=b"idempotency").hexdigest()
+
+
+def _unambiguous(*texts: str) -> bytes:
+    # With their lengths, so that ("a", "bc") and ("ab", "c") differ whatever characters stand in them.
+    return "".join(f"{len(text)}:{text}" for text in texts).encode(errors="surrogatepass")
 
 
 def _uuid7(milliseconds: int, bits: int) -> str:
@@ -62,11 +75,14 @@ def _uuid7(milliseconds: int, bits: int) -> str:
 def _time_of(cause_id: str, cause_time: datetime) -> int:
     if len(cause_id) == 36 and cause_id[14] == "7":
         try:
-            return UUID(cause_id).int >> 80
+            cause = UUID(cause_id)
         except ValueError:
-            pass
+            return _milliseconds(cause_time)
+        if cause.version == 7:
+            return cause.int >> 80
     return _milliseconds(cause_time)
 
 
 def _milliseconds(instant: datetime) -> int:
-    return int(instant.timestamp() * 1000)
+    # In whole numbers: a float of this size is off by a millisecond now and then. Before 1970 there is no UUIDv7.
+    return max(0, (instant - _EPOCH) // timedelta(milliseconds=1))
