@@ -50,17 +50,20 @@ class Graph:
     handlers: int
 
     @property
+    def edges(self) -> tuple[Emission | Reaction, ...]:
+        return (*self.emissions, *self.reactions)
+
+    @property
     def types(self) -> frozenset[str]:
         """Every type of event that is emitted or handled."""
-        return frozenset(edge.type for edge in (*self.emissions, *self.reactions))
+        return frozenset(edge.type for edge in self.edges)
 
     @property
     def topics(self) -> dict[str, frozenset[str]]:
         """Every topic, with the types that travel on it."""
-        edges = (*self.emissions, *self.reactions)
         return {
-            topic: frozenset(edge.type for edge in edges if edge.topic == topic)
-            for topic in sorted({edge.topic for edge in edges})
+            topic: frozenset(edge.type for edge in self.edges if edge.topic == topic)
+            for topic in sorted({edge.topic for edge in self.edges})
         }
 
     @property
