@@ -1,0 +1,77 @@
+"""From settings to adapters: the only file that names them."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from microflow.errors import MicroflowError, SettingsError
+from microflow.ports import Clock, OutboxRow, Store, Transport
+from microflow.settings import Settings
+from microflow.stores.sqlite import SqliteStore, append_async, append_sync
+from microflow.transports.local import LocalTransport
+
+SQLITE = "sqlite:///"
+LOCAL = "local:"
+MEMORY = "memory:"
+
+
+def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
+    """The log that `settings.kafka` names. Raises TransportError, or SettingsError if it names none."""
+    address = settings.kafka
+    if address == MEMORY:
+        return LocalTransport.open(Path("log.db"), clock=clock, memory=True)
+    if address.startswith(LOCAL):
+        return LocalTransport.open(Path(address.removeprefix(LOCAL)).expanduser(), clock=clock)
+    raise SettingsError(
+        f"MICROFLOW_KAFKA={address}: this version carries events in the embedded log only.",
+        why="Kafka comes with the next version.",
+        fix="Leave it out, or say local:PATH or memory:",
+    )
+
+
+async def connect_store(settings: Settings, *, service: str, clock: Clock) -> Store:
+    """The database of a service. Raises StoreError if it cannot be opened, SettingsError if its URL is none."""
+    return await SqliteStore.open(sqlite_path(settings.database_of(service)), service=service, clock=clock)
+
+
+def sqlite_path(url: str) -> Path:
+    """The file that a `sqlite:///PATH` names; PATH is relative to the working directory, or absolute."""
+    if not url.startswith(SQLITE) or url == SQLITE:
+        scheme = url.partition(":")[0]
+        raise SettingsError(
+            f"{_without_password(url)}: this version stores in SQLite only.",
+            why=f"{scheme} comes with a later version." if scheme.startswith("postgres") else None,
+            fix="MICROFLOW_DATABASE=sqlite:///PATH",
+        )
+    return Path(url.removeprefix(SQLITE)).expanduser()
+
+
+async def append_to(connection: Any, service: str, row: OutboxRow) -> None:
+    """Write an outbox row on a caller's own asynchronous connection, whichever library it is of."""
+    if isinstance(connection, sqlite3.Connection):
+        append_sync(connection, service, row)
+        return
+    if not callable(getattr(connection, "execute", None)):
+        raise _unknown_connection(connection)
+    await append_async(connection, service, row)
+
+
+def append_to_sync(connection: Any, service: str, row: OutboxRow) -> None:
+    """Write an outbox row on a caller's own blocking connection, whichever library it is of."""
+    if not isinstance(connection, sqlite3.Connection):
+        raise _unknown_connection(connection)
+    append_sync(connection, service, row)
+
+
+def _unknown_connection(connection: Any) -> MicroflowError:
+    return MicroflowError(
+        f"{type(connection).__module__}.{type(connection).__qualname__} is no connection that an outbox can write on.",
+        fix="Pass a sqlite3, aiosqlite or microflow connection.",
+    )
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}…@{rest.rpartition('@')[2]}" if "@" in rest else url

@@ -1,0 +1,70 @@
+"""Publishing from outside a handler: an event is committed with whatever else the caller's own transaction holds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from microflow.clocks import SystemClock
+from microflow.connect import append_to, append_to_sync
+from microflow.envelopes import Sealed, seal_root
+from microflow.errors import ContractError
+from microflow.events import Message, check_event_class
+from microflow.execution import check_size
+from microflow.ports import Clock, OutboxRow
+from microflow.service import topic_of
+
+MAX_RECORD_BYTES = 1_048_576
+
+
+class Outbox:
+    """The outbox of a program that is no service, such as a web application: `outbox = Outbox("web")`.
+
+    `name` is the source of its events (`/services/web`). Any running service or `microflow relay` of the database
+    publishes what is appended. `topics` records the topic of types that do not say it themselves. The order of one
+    key is that of the caller's own locks: nothing else is locked here.
+    """
+
+    def __init__(self, name: str, *, topics: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
+        self._name = name
+        self._topics = dict(topics or {})
+        self._clock = clock or SystemClock()
+        self._random_bits = random.SystemRandom().getrandbits
+
+    async def append(self, connection: Any, *events: Message, correlation_id: str | None = None) -> None:
+        """Append events to the outbox on an asynchronous connection, inside its transaction.
+
+        `correlation_id` is the flow they belong to, by default each one's own id. Rolled back with the caller's
+        transaction, always. Raises ContractError for an event without a key, and StoreError.
+        """
+        for row in self._rows(events, correlation_id):
+            await append_to(connection, self._name, row)
+
+    def append_sync(self, connection: Any, *events: Message, correlation_id: str | None = None) -> None:
+        """As `append`, on a blocking connection."""
+        for row in self._rows(events, correlation_id):
+            append_to_sync(connection, self._name, row)
+
+    def _rows(self, events: tuple[Message, ...], correlation_id: str | None) -> list[OutboxRow]:
+        now = self._clock.now()
+        sealed = [self._seal(event, now, correlation_id) for event in events]
+        return [OutboxRow(each.topic, each.key, each.value, each.headers, now) for each in sealed]
+
+    def _seal(self, event: Message, now: datetime, correlation_id: str | None) -> Sealed:
+        if not isinstance(event, Message):
+            raise ContractError(
+                f"{event!r} is no event.", fix='await outbox.append(connection, OrderPlaced(order_id="…"))'
+            )
+        check_event_class(type(event))
+        sealed = seal_root(
+            event,
+            service=self._name,
+            topic=topic_of(type(event), self._topics),
+            now=now,
+            random_bits=self._random_bits,
+            correlation_id=correlation_id,
+        )
+        check_size(sealed, MAX_RECORD_BYTES, where=type(event).__microflow__.where)
+        return sealed
