@@ -15,7 +15,7 @@ from microflow.ports import Clock, RebalanceListener, Record, Subscription
 from microflow.transports.local import groups
 from microflow.transports.local.errors import transport_error
 from microflow.transports.local.format import prepare
-from microflow.transports.local.log import Log
+from microflow.transports.local.log import CLEAN_AT_ONCE, Log
 from microflow.transports.local.membership import Everything, GroupMember, Membership, Patience
 from microflow.transports.local.subscription import LocalSubscription
 from microflow.transports.local.topics import LocalTopics
@@ -129,6 +129,13 @@ class LocalTransport:
         async with self._log.writing() as connection:
             for member in members:
                 groups.remove(connection, member.group, [] if member.id is None else [member.id])
+
+    async def delete_expired(self) -> int:
+        """Delete all records older than the retention, now; return how many. Otherwise they go bit by bit."""
+        deleted = 0
+        while more := await self._log.delete_expired(limit=CLEAN_AT_ONCE):
+            deleted += more
+        return deleted
 
     async def close(self) -> None:
         """Leave all groups and let go of the file. Closing twice is harmless."""
