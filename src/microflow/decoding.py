@@ -68,7 +68,7 @@ class _Wrapping(BaseModel):
 
 @lru_cache(maxsize=1000)
 def _data_of(event_class: type[Message]) -> type[BaseModel]:
-    # The data is validated where it stands: taken out and put in again, its decimals would have become floats.
+    # The data is validated where it stands, as JSON: in Python values a date or a decimal would not be text.
     return create_model("Data", data=(event_class, ...))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections.abc
 import types
 import typing
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, Union
 
@@ -53,6 +53,7 @@ class Nothing:
 
 Emits: TypeAlias = Item | OneOf | Fixed | Many | Nothing
 
+PYTHONS = {"builtins", "collections.abc", "typing"}
 # A handler that only ever raises `Reject` emits nothing either.
 NO_EVENT = (None, types.NoneType, typing.NoReturn, typing.Never)
 SEQUENCES = {list, collections.abc.Sequence}
@@ -66,10 +67,13 @@ STREAMS = {
 }
 
 
-def read_emits(annotation: Any, *, function: str, where: str) -> Emits:
-    """The grammar of a return annotation. Raises DefinitionError for one that names something else than events."""
+def read_emits(annotation: Any, *, function: str, where: str, names: Mapping[str, Any] | None = None) -> Emits:
+    """The grammar of a return annotation. `names` are those of its module, for text inside of type aliases.
+
+    Raises DefinitionError for an annotation that names something else than events.
+    """
     try:
-        return _read(annotation, function, where)
+        return _Reading(function, where, dict(names or {})).read(annotation)
     except RecursionError:
         raise DefinitionError(
             f"The return annotation of {function} contains itself.",
@@ -79,27 +83,50 @@ def read_emits(annotation: Any, *, function: str, where: str) -> Emits:
         ) from None
 
 
-def _read(annotation: Any, function: str, where: str) -> Emits:
-    if annotation in NO_EVENT:
-        return Nothing()
-    if _is_alias(annotation):
-        return _read(annotation.__value__, function, where)
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if _is_alias(origin):
-        return _read(_filled_in(origin, arguments), function, where)
-    if origin is Annotated:
-        return _read(arguments[0], function, where)
-    if origin in {Union, types.UnionType}:
-        return OneOf(tuple(_read(each, function, where) for each in arguments))
-    if origin is tuple and arguments and arguments[-1] is Ellipsis:
-        return Many(_read(arguments[0], function, where), streamed=False)
-    if origin is tuple:
-        return Fixed(tuple(_read(each, function, where) for each in arguments))
-    if origin in SEQUENCES | STREAMS and arguments:
-        return Many(_read(arguments[0], function, where), streamed=origin in STREAMS)
-    if isinstance(annotation, type) and issubclass(annotation, Message) and annotation not in BARE:
-        return Item(annotation)
-    raise DefinitionError(_not_an_event(annotation, function), where=where, fix=_for_example(annotation, function))
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    function: str
+    where: str
+    names: dict[str, Any]
+
+    def read(self, annotation: Any) -> Emits:
+        if annotation in NO_EVENT:
+            return Nothing()
+        if _is_alias(annotation):
+            return self.read(annotation.__value__)
+        if isinstance(annotation, str | typing.ForwardRef):
+            return self.read(self._named(annotation))
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        if _is_alias(origin):
+            return self.read(_filled_in(origin, arguments))
+        if origin is Annotated:
+            return self.read(arguments[0])
+        if origin in {Union, types.UnionType}:
+            return OneOf(tuple(map(self.read, arguments)))
+        if origin is tuple and arguments and arguments[-1] is Ellipsis:
+            return Many(self.read(arguments[0]), streamed=False)
+        if origin is tuple:
+            return Fixed(tuple(map(self.read, arguments)))
+        if origin in SEQUENCES | STREAMS and arguments:
+            return Many(self.read(arguments[0]), streamed=origin in STREAMS)
+        if isinstance(annotation, type) and issubclass(annotation, Message) and annotation not in BARE:
+            return Item(annotation)
+        raise DefinitionError(
+            _not_an_event(annotation, self.function), where=self.where, fix=_for_example(annotation, self.function)
+        )
+
+    def _named(self, text: str | typing.ForwardRef) -> Any:
+        written = types.SimpleNamespace(__annotations__={"it": text})
+        try:
+            return typing.get_type_hints(written, self.names, include_extras=True)["it"]
+        except RecursionError:
+            raise
+        except Exception as cause:  # an annotation is an expression of the user's and may raise anything
+            raise DefinitionError(
+                f"The return annotation of {self.function} cannot be read: {cause}.",
+                where=self.where,
+                why="The names in it must be importable when the service starts, not under TYPE_CHECKING only.",
+            ) from cause
 
 
 def _is_alias(annotation: Any) -> bool:
@@ -335,6 +362,6 @@ def _not_an_event(annotation: Any, function: str) -> str:
 
 
 def _for_example(annotation: Any, function: str) -> str:
-    if isinstance(annotation, type) and not issubclass(annotation, Message) and annotation.__module__ != "builtins":
+    if isinstance(annotation, type) and not issubclass(annotation, Message) and annotation.__module__ not in PYTHONS:
         return f"Make it one: class {annotation.__name__}(Event), or declare `-> None` if {function} emits nothing."
     return "For example: -> PaymentReceived | PaymentDeclined, or -> None if it emits nothing."

@@ -20,17 +20,25 @@ from microflow.errors import ContractError, DefinitionError, nearest
 from microflow.keywords import EventOptions, read_keywords
 from microflow.places import calling_place
 
+# Where a pydantic schema holds others; not in `default` or `metadata`, which hold values of the user's.
+_INNER = ("schema", "items_schema", "keys_schema", "values_schema", "fields", "choices", "definitions", "steps")
+_INNER_MODES = ("lax_schema", "strict_schema", "json_schema", "python_schema")
+
 
 def _fail_fast(schema: Any) -> None:
     # A list of a million wrong items would be a million errors, 400 bytes each, of which five are ever told.
-    if isinstance(schema, dict):
-        if schema.get("type") in {"list", "set", "frozenset", "tuple"}:
-            schema["fail_fast"] = True
-        for each in schema.values():
-            _fail_fast(each)
-    elif isinstance(schema, list):
+    if isinstance(schema, list | tuple):
         for each in schema:
             _fail_fast(each)
+    elif isinstance(schema, dict):
+        kind = schema.get("type")
+        if not isinstance(kind, str):  # fields by name, choices by tag
+            _fail_fast(list(schema.values()))
+            return
+        if kind in {"list", "set", "frozenset", "tuple"}:
+            schema["fail_fast"] = True
+        for name in _INNER + _INNER_MODES:
+            _fail_fast(schema.get(name))
 
 
 class Message(BaseModel):

@@ -35,7 +35,8 @@ def handler_of(function: Callable[..., Any], recorded: Mapping[str, str]) -> Han
             why="A plain function runs in a thread, and the transaction lives on the event loop.",
             fix=f"Write `async def {function.__name__}`, or use context.write(…).",
         )
-    emits = read_emits(hints["return"], function=function.__name__, where=where)
+    names = inspect.unwrap(function).__globals__
+    emits = read_emits(hints["return"], function=function.__name__, where=where, names=names)
     for event in (event_class, *classes_of(emits)):
         check_event_class(event)
     triggers = dict.fromkeys(_trigger(each, event_class, recorded) for each in marks)
