@@ -1,0 +1,1 @@
+"""The command: `microflow`, and the lines it prints."""
