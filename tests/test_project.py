@@ -197,6 +197,17 @@ def test_core_ports_and_runtime_wait_on_no_clock_of_the_loop() -> None:
     assert found == {}
 
 
+def test_only_settings_and_the_command_look_at_the_environment() -> None:
+    looking = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if re.search(r"\bos\.(environb?|getenv)\b|from os import .*(environ|getenv)", file.read_text())
+        and file.parent != PACKAGE / "cli"
+    }
+
+    assert looking == {"settings.py"}
+
+
 ASKS_THE_DATABASE = re.compile(r"\b(now|clock_timestamp)\s*\(|current_(time|date|timestamp)|'now'", re.IGNORECASE)
 SAMPLES_ITS_CLOCK = re.compile(r"\s*select\s+\w+\([^;]*\)\s*", re.IGNORECASE)
 
