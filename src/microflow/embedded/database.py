@@ -61,7 +61,7 @@ class Database:
         self.writer = self.connect()
         self.reader = self._connect_reader()
         self._inode = path.stat().st_ino
-        self.notifications = Notifications(path, clock=clock, version=self._version)
+        self.notifications = Notifications(path, clock=clock, version=self._version, alone=memory)
 
     @classmethod
     def open(cls, path: Path, *, clock: Clock, memory: bool = False) -> Database:

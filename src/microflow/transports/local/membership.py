@@ -164,7 +164,7 @@ class GroupMember:
             attendance.tidy(lambda: groups.signs(self._log.database.reader))
             others = [each for each in groups.members(self._log.database.reader, self.group) if each.id != self.id]
         if absent := attendance.absent(others):
-            logger.warning("expelling %d silent members of group %s", len(absent), self.group)
+            logger.info("expelling %d silent members of group %s", len(absent), self.group)
             async with self._log.writing() as connection:
                 groups.remove(connection, self.group, absent)
 
