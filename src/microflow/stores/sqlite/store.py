@@ -61,6 +61,11 @@ class SqliteStore:
             raise
         return cls(database, service=service, clock=clock)
 
+    @property
+    def path(self) -> Path:
+        """Where the file is; with `memory=True`, in a folder that is gone when all who opened it have closed it."""
+        return self._database.path
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         async with self._database.writing() as connection:

@@ -1,0 +1,209 @@
+"""The outbox: what was committed, in commit order, until the log has it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from microflow.conformance.scenarios import Scenarios
+from microflow.conformance.stores.examples import NOW, SECOND, an_outbox_row, commit
+from microflow.conformance.stores.harness import Harness
+from microflow.ports import OutboxRow, OutboxStatus, Store
+
+outbox: Scenarios[Harness] = Scenarios()
+
+PATIENCE = 10.0
+
+
+async def _all(store: Store, *, after: int = -1) -> list[OutboxRow]:
+    return list(await store.outbox.pending(after=after, limit=10_000))
+
+
+@outbox.add()
+async def an_outbox_row_comes_back_as_it_was(harness: Harness) -> None:
+    """An emitted event that is to be published."""
+    store = await harness.open()
+    rows = [
+        an_outbox_row(1),
+        replace(an_outbox_row(2), key=None, value=None, headers=()),
+        replace(an_outbox_row(3), key=b"", value=b"", headers=(("ü", b"\x00\xff"), ("ü", b""), ("b", b"x" * 70_000))),
+    ]
+    await commit(store, outbox=rows)
+
+    found = await _all(store)
+
+    assert [replace(row, position=-1) for row in found] == rows
+
+
+@outbox.add()
+async def positions_grow_in_commit_order(harness: Harness) -> None:
+    """`position` is the store's: within a key it grows in commit order."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(number) for number in range(500)])
+    await commit(store, outbox=[an_outbox_row(number) for number in range(500, 510)])
+
+    found = await _all(store)
+
+    assert [row.value for row in found] == [str(number).encode() for number in range(510)]
+    positions = [row.position for row in found]
+    assert positions == sorted(set(positions))
+
+
+@outbox.add()
+async def a_position_is_never_used_again(harness: Harness) -> None:
+    """It grows: also when everything before it has been deleted."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(1)])
+    (first,) = await _all(store)
+    await store.outbox.delete([first.position])
+
+    await commit(store, outbox=[an_outbox_row(2)])
+
+    (second,) = await _all(store, after=first.position)
+    assert second.value == b"2"
+
+
+@outbox.add()
+async def pending_gives_pages_behind_a_position(harness: Harness) -> None:
+    """Rows behind a position, in order."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(number) for number in range(5)])
+    first = await store.outbox.pending(after=-1, limit=2)
+
+    second = await store.outbox.pending(after=first[-1].position, limit=9)
+
+    assert [row.value for row in first] == [b"0", b"1"]
+    assert [row.value for row in second] == [b"2", b"3", b"4"]
+
+
+@outbox.add()
+async def acknowledged_rows_are_deleted(harness: Harness) -> None:
+    """Forget rows that the log has acknowledged. Rows that are gone already are no error."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(number) for number in range(4)])
+    rows = await _all(store)
+
+    await store.outbox.delete([rows[0].position, rows[2].position])
+    await store.outbox.delete([rows[0].position, rows[3].position])
+    await store.outbox.delete([])
+
+    assert [row.value for row in await _all(store)] == [b"1"]
+
+
+@outbox.add()
+async def the_status_tells_how_much_waits_and_since_when(harness: Harness) -> None:
+    """Pending, and the instant of the oldest."""
+    store = await harness.open()
+    assert await store.outbox.status() == OutboxStatus(0, None)
+
+    await commit(store, outbox=[an_outbox_row(1), replace(an_outbox_row(2), created_at=NOW + SECOND)])
+
+    assert await store.outbox.status() == OutboxStatus(2, NOW)
+
+
+@outbox.add(requires={"several_services"})
+async def the_outbox_is_the_databases(harness: Harness) -> None:
+    """It belongs to the database, not to one service."""
+    payments, shipping = await harness.open("payments"), await harness.open("shipping")
+    await commit(payments, outbox=[an_outbox_row(1)])
+    await commit(shipping, outbox=[an_outbox_row(2)])
+
+    found = await _all(payments)
+
+    assert [row.value for row in found] == [b"1", b"2"]
+    assert await _all(shipping) == found
+    assert (await shipping.outbox.status()).pending == 2
+
+
+@outbox.add()
+async def one_owner_has_the_lease(harness: Harness) -> None:
+    """Become, or stay, the one who publishes: true if nobody else's lease runs beyond `now`."""
+    leases = (await harness.open()).outbox
+
+    assert await leases.lease(owner="a", now=NOW, until=NOW + 5 * SECOND)
+    assert not await leases.lease(owner="b", now=NOW, until=NOW + 9 * SECOND)
+    assert await leases.lease(owner="a", now=NOW + SECOND, until=NOW + 6 * SECOND)
+    assert not await leases.lease(owner="b", now=NOW + 5.5 * SECOND, until=NOW + 9 * SECOND)
+    assert await leases.lease(owner="b", now=NOW + 6 * SECOND, until=NOW + 9 * SECOND)
+    assert not await leases.lease(owner="a", now=NOW + 7 * SECOND, until=NOW + 20 * SECOND)
+
+
+@outbox.add()
+async def a_lease_is_given_back_by_ending_it(harness: Harness) -> None:
+    """True if nobody else's lease runs beyond `now`: one that ends now does not."""
+    leases = (await harness.open()).outbox
+    await leases.lease(owner="a", now=NOW, until=NOW + 5 * SECOND)
+
+    await leases.lease(owner="a", now=NOW + SECOND, until=NOW + SECOND)
+
+    assert await leases.lease(owner="b", now=NOW + SECOND, until=NOW + 9 * SECOND)
+
+
+@outbox.add(requires={"several_handles"})
+async def of_two_who_ask_for_the_lease_at_once_one_gets_it(harness: Harness) -> None:
+    """The one who publishes."""
+    stores = {name: await harness.open() for name in "ab"}
+
+    results = await asyncio.gather(
+        *(store.outbox.lease(owner=name, now=NOW, until=NOW + SECOND) for name, store in stores.items())
+    )
+
+    assert sorted(results) == [False, True]
+
+
+@outbox.add()
+async def a_waiting_relay_is_woken_by_a_commit(harness: Harness) -> None:
+    """Return soon after anybody, in this process …, has committed rows since the last call returned."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(0)])
+    await asyncio.wait_for(store.outbox.changed(), PATIENCE)
+    waiting = asyncio.create_task(store.outbox.changed())
+    await asyncio.wait([waiting], timeout=0.05)
+    assert not waiting.done()
+
+    await commit(store, outbox=[an_outbox_row(1)])
+
+    await asyncio.wait_for(waiting, PATIENCE)
+
+
+@outbox.add()
+async def a_commit_while_nobody_waits_is_not_missed(harness: Harness) -> None:
+    """… since the last call returned."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(0)])
+    await asyncio.wait_for(store.outbox.changed(), PATIENCE)
+
+    await commit(store, outbox=[an_outbox_row(1)])
+
+    await asyncio.wait_for(store.outbox.changed(), PATIENCE)
+
+
+@outbox.add(requires={"several_handles"})
+async def a_waiting_relay_is_woken_by_another_handles_commit(harness: Harness) -> None:
+    """… or another, has committed rows."""
+    store, other = await harness.open(), await harness.open()
+    await commit(store, outbox=[an_outbox_row(0)])
+    await asyncio.wait_for(store.outbox.changed(), PATIENCE)
+    waiting = asyncio.create_task(store.outbox.changed())
+    await asyncio.wait([waiting], timeout=0.05)
+
+    await commit(other, outbox=[an_outbox_row(1)])
+
+    await asyncio.wait_for(waiting, PATIENCE)
+    assert [row.value for row in await _all(store)] == [b"0", b"1"]
+
+
+@outbox.add(requires={"several_handles"})
+async def rows_of_two_handles_at_once_all_arrive_in_order(harness: Harness) -> None:
+    """Within a key it grows in commit order, whoever commits."""
+    stores = [await harness.open(), await harness.open()]
+
+    async def emit(handle: int) -> None:
+        for number in range(30):
+            await commit(stores[handle], outbox=[an_outbox_row(number, key=str(handle).encode())])
+
+    await asyncio.gather(emit(0), emit(1))
+
+    found = await _all(stores[0])
+    for handle in (b"0", b"1"):
+        assert [row.value for row in found if row.key == handle] == [str(number).encode() for number in range(30)]
