@@ -107,6 +107,10 @@ class Lane:
         """Whether something runs, or has run and is not committed."""
         return bool(self._tasks or self._finished or self._lock.locked())
 
+    def executing(self) -> list[str]:
+        """The handlers that run now, each as often as it runs."""
+        return [execution.claim_key.handler for execution in self._tasks]
+
     def submit(self, executions: Iterable[Execution]) -> None:
         """Take the executions of a delivery, in the order in which their events stand in the log."""
         self._mailbox.extend(executions)

@@ -68,7 +68,17 @@ class Service:
 
     @classmethod
     def of_module(cls, module: ModuleType) -> Service:
-        """The service that a module without a `Service` is: named after it, with nothing but its handlers."""
+        """The service that a module names, or, without one, that it is: named after it, with its handlers only.
+
+        Raises DefinitionError if it names several.
+        """
+        named = [each for each in vars(module).values() if isinstance(each, cls) and each.module == module.__name__]
+        if len({id(each) for each in named}) > 1:
+            raise DefinitionError(
+                f"{module.__name__} names {len(named)} services.", where=named[1].where, fix="Pass one."
+            )
+        if named:
+            return named[0]
         service = cls()
         service.module = module.__name__
         service.file = module.__file__ or module.__name__

@@ -135,6 +135,19 @@ class Worker:
         self._tasks.clear()
         await self._entered.aclose()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the service cannot go on, if it cannot."""
+        return self._failure
+
+    def resume_parked(self) -> None:
+        """Look for parked events that are due: somebody else has parked some."""
+        self._parking.wake()
+
+    def executing(self) -> list[str]:
+        """The handlers that run now."""
+        return [f"{self.definition.name}.{name}" for lane in self._lanes for name in lane.executing()]
+
     async def idle(self) -> bool:
         """Whether nothing is left to be done until something arrives or time passes."""
         if any(not lane.idle for lane in self._lanes) or await self._outbox_waits() or not await self._parking.idle():

@@ -1,0 +1,418 @@
+"""Tests of services without a server: the real consumer, relay and parking, in virtual time.
+
+async with World(orders, payments, dependencies={Cards: FakeCards()}, seed=1) as world:
+    await world.emit(OrderPlaced(order_id="o-1", total=Decimal(10)))
+    await world.settle()
+    assert [event.type for event in world.events(flow="o-1")] == ["OrderPlaced", "OrderAccepted", …]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from microflow.context import Context
+from microflow.envelopes import headers_of, open_envelope, source_of
+from microflow.errors import ContractError, DecodeError, DefinitionError, MicroflowError, TransportError
+from microflow.events import Message, check_event_class, key_of, options_of
+from microflow.ids import digest_of, root_id
+from microflow.limits import Limits
+from microflow.partitioner import Partitioner
+from microflow.ports import DeadLetter, RebalanceListener, Record, Row, Store, Subscription, Topics
+from microflow.reports import Report
+from microflow.service import Definition, Service, build, topic_of
+from microflow.stores.sqlite import SqliteStore
+from microflow.tables import read_migrations
+from microflow.transports.local import LocalTransport
+from microflow.virtual_time import START, VirtualClock
+from microflow.worker import Surroundings, Worker
+
+PATIENCE = 20.0
+"""Seconds of real time without any progress after which `settle` gives up."""
+SMALL_WAIT = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenEvent:
+    """An event as it stands in the log. `data` is its JSON, `flow` its correlation id, `cause` its causation id."""
+
+    type: str
+    data: Any
+    id: str
+    flow: str
+    cause: str | None
+    key: str | None
+    topic: str
+    record: Record = field(repr=False)
+
+
+class World:
+    """Services in one process, each with a database in memory, on one log in memory, in virtual time.
+
+    `services` are modules or `Service`s. `dependencies` replace what their lifespans provide; a lifespan that
+    provides nothing else is not entered. `seed` decides everything that is random; time begins at `start`. `reports`
+    holds one report for each execution of a handler whose end is known.
+    """
+
+    def __init__(
+        self,
+        *services: ModuleType | Service,
+        dependencies: Mapping[Any, Any] | None = None,
+        seed: int = 0,
+        start: datetime = START,
+        topics: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._topics = dict(topics or {})
+        self._definitions = [_build(service, self._topics) for service in services]
+        self._dependencies = dict(dependencies or {})
+        self._random = random.Random(seed)
+        self._limits = replace(limits or Limits(), fetch_wait=timedelta(days=365))
+        self.clock = VirtualClock(start)
+        self.reports: list[Report] = []
+        self._opened = AsyncExitStack()
+        self._members: dict[str, _Member] = {}
+        self._partitioner = Partitioner()
+        self._events: list[SeenEvent] = []
+        self._dead_letters: list[DeadLetter] = []
+
+    async def __aenter__(self) -> World:
+        names = [definition.name for definition in self._definitions]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise DefinitionError(f"Two services of this world are called {', '.join(sorted(twice))}.")
+        try:
+            self._log = LocalTransport.open(Path("log.db"), clock=self.clock, memory=True, session_timeout=None)
+            self._opened.push_async_callback(self._log.close)
+            for definition in self._definitions:
+                store = await SqliteStore.open(
+                    Path(f"{definition.name}.db"), service=definition.name, clock=self.clock, memory=True
+                )
+                self._opened.push_async_callback(store.close)
+                self._members[definition.name] = _Member(definition, store)
+            for member in self._members.values():
+                await self._start(member)
+            await self.settle()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    # ── what a test does ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def emit(
+        self,
+        event: Message,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        id: str | None = None,  # noqa: A002 - the word of CloudEvents
+        topic: str | None = None,
+    ) -> str:
+        """Publish an event as somebody outside would; return its id. It is handled by the next `settle`.
+
+        `key` is its partition key if its class names none, `correlation_id` its flow (default: its own id). The same
+        `id` twice is a duplicate. Raises ContractError for an event without a key.
+        """
+        if not isinstance(event, Message):
+            raise ContractError(f"{event!r} is no event.", fix='await world.emit(OrderPlaced(order_id="o-1"))')
+        check_event_class(type(event))
+        key = key if key is not None else key_of(event)
+        identifier = id or root_id(self.clock.now(), self._random.getrandbits)
+        if key is None:
+            name = type(event).__name__
+            raise ContractError(
+                f"{name} names no key, and a root event needs one.",
+                where=options_of(type(event)).where,
+                fix=f'await world.emit({name}(…), key="o-1")',
+            )
+        headers = headers_of(
+            identifier=identifier,
+            event_type=options_of(type(event)).type,
+            source=source_of("world"),
+            now=self.clock.now(),
+            correlation_id=correlation_id or identifier,
+            causation_id=None,
+            key=key.encode(),
+        )
+        topic = topic or self._topic_of(type(event))
+        await self._log.topics.ensure([topic])
+        partitions = (await self._log.topics.describe([topic]))[topic].partitions
+        partition = self._partitioner.partition(key.encode(), partitions=partitions)
+        value = event.__pydantic_serializer__.to_json(event)
+        await self.publish(Record(topic, partition, key.encode(), value, headers))
+        return identifier
+
+    async def publish(self, *records: Record) -> None:
+        """Put raw records into the log, whatever they hold. Raises TransportError if it does not take one."""
+        await self._log.topics.ensure({record.topic for record in records})
+        for record, error in zip(records, await self._log.publish(records), strict=True):
+            if error is not None:
+                raise error
+            self._remember(record)
+
+    async def settle(self) -> None:
+        """Return once nothing is left to do until something arrives or time passes.
+
+        Raises what kept a service from going on, and MicroflowError if a handler does not come to an end.
+        """
+        progress, seen = time.monotonic(), -1
+        while True:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            self._raise_failures()
+            if await self._idle():
+                break
+            if (done := len(self.reports)) != seen:
+                progress, seen = time.monotonic(), done
+            elif time.monotonic() - progress > PATIENCE:
+                raise MicroflowError(f"After {PATIENCE:g} s there is still something to do: {self._unfinished()}.")
+            elif time.monotonic() - progress > 0.02:
+                await asyncio.sleep(0.001)  # a thread, or the user's own I/O, is at work
+                self._pass_small_waits()
+        await self._look()
+
+    async def advance(self, duration: timedelta) -> None:
+        """Let time pass: every retry that becomes due meanwhile runs at its own instant. Settles before and after."""
+        await self.settle()
+        end = self.clock.monotonic() + duration
+        while (wake := self.clock.next_wake()) is not None and wake <= end:
+            self.clock.step_to(wake)
+            await self.settle()
+        self.clock.step_to(end)
+        await self.settle()
+
+    def events(self, *, flow: str | None = None, type: str | None = None) -> list[SeenEvent]:  # noqa: A002
+        """The events in the log, in the order in which they were published."""
+        return [each for each in self._events if flow in (None, each.flow) and type in (None, each.type)]
+
+    def dead_letters(self, service: str | None = None) -> list[DeadLetter]:
+        """The dead letters as of the last `settle`, of all services or of one; redriven ones are left out."""
+        members = self._members.items()
+        return [letter for name, member in members if service in (None, name) for letter in member.dead_letters]
+
+    async def redrive(self, service: str, *identifiers: int) -> None:
+        """Send dead letters of a service back to the handlers that gave them up; all of them without identifiers."""
+        member = self._member(service)
+        ids = identifiers or [letter.id for letter in member.dead_letters]
+        await member.store.dead_letters.redrive(ids, now=self.clock.now())
+        member.running.resume_parked()
+
+    def connection(self, service: str) -> WorldConnection:
+        """A service's own tables: `await world.connection("payments").fetch("select …")`."""
+        return WorldConnection(self._member(service).store)
+
+    async def crash(self, service: str) -> None:
+        """End a service as `kill -9` would, whatever it is doing, and start it again."""
+        member = self._member(service)
+        await member.end()
+        await self._start(member)
+
+    # ── how it works ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _start(self, member: _Member) -> None:
+        transport = LocalTransport.open(self._log.path, clock=self.clock, session_timeout=None)
+        surroundings = Surroundings(
+            store=member.store,
+            transport=_Recorded(transport, self._remember),
+            clock=self.clock,
+            owner=f"world-{member.definition.name}-{self._random.getrandbits(32):08x}",
+            chance=self._random.random,
+            limits=self._limits,
+            observe=self.reports.append,
+            dependencies=self._dependencies,
+        )
+        migrations = read_migrations(member.definition.tables, dialect="sqlite")
+        worker = Worker(member.definition, surroundings, migrations=migrations)
+        try:
+            await worker.start()
+        except BaseException:
+            await transport.close()
+            raise
+        member.worker, member.transport = worker, transport
+
+    def _remember(self, record: Record) -> None:
+        self._events.append(_seen(record))
+
+    async def _close(self) -> None:
+        for member in self._members.values():
+            await member.end()
+        await self._opened.aclose()
+
+    async def _idle(self) -> bool:
+        return all([await member.running.idle() for member in self._members.values()])
+
+    def _raise_failures(self) -> None:
+        for member in self._members.values():
+            if member.worker is not None and member.worker.failure is not None:
+                raise member.worker.failure
+
+    def _pass_small_waits(self) -> None:
+        # A backoff of a few milliseconds is no time that a test should have to advance; a retry's delay is.
+        wake = self.clock.next_wake()
+        if wake is not None and wake - self.clock.monotonic() <= SMALL_WAIT and not self._executing():
+            self.clock.step_to(wake)
+
+    def _executing(self) -> list[str]:
+        return [each for member in self._members.values() for each in member.running.executing()]
+
+    def _unfinished(self) -> str:
+        return ", ".join(self._executing()) or "events that nobody takes"
+
+    async def _look(self) -> None:
+        for member in self._members.values():
+            letters = await member.store.dead_letters.list(limit=1_000_000)
+            member.dead_letters = [letter for letter in letters if letter.state == "dead"]
+
+    def _member(self, service: str) -> _Member:
+        if service not in self._members:
+            raise MicroflowError(f"This world has no service {service!r}.", fix=f"It has: {', '.join(self._members)}.")
+        return self._members[service]
+
+    def _topic_of(self, event: type[Message]) -> str:
+        options = options_of(event)
+        for definition in self._definitions:
+            for handler in definition.handlers:
+                for trigger in handler.triggers:
+                    if trigger.event_type == options.type:
+                        return trigger.topic
+        return topic_of(event, self._topics)
+
+
+@dataclass(slots=True)
+class _Member:
+    """One service of a world: its database stays while its worker comes and goes."""
+
+    definition: Definition
+    store: SqliteStore
+    worker: Worker | None = None
+    transport: LocalTransport | None = None
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+    @property
+    def running(self) -> Worker:
+        assert self.worker is not None
+        return self.worker
+
+    async def end(self) -> None:
+        if self.worker is not None:
+            await self.worker.kill()
+        if self.transport is not None:
+            await self.transport.disconnect()
+            await self.transport.close()
+        self.worker = self.transport = None
+
+
+class WorldConnection:
+    """A service's own tables, read or changed by a test. Each call is a transaction of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
+        async with self._store.transaction() as transaction:
+            return await transaction.connection.fetch(sql, *args)
+
+    async def fetchrow(self, sql: str, *args: object) -> Row | None:
+        async with self._store.transaction() as transaction:
+            return await transaction.connection.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: object) -> Any:
+        async with self._store.transaction() as transaction:
+            return await transaction.connection.fetchval(sql, *args)
+
+    async def execute(self, sql: str, *args: object) -> int:
+        async with self._store.transaction() as transaction:
+            return await transaction.connection.execute(sql, *args)
+
+
+class _Recorded:
+    """A transport that remembers what was published through it, in order."""
+
+    def __init__(self, transport: LocalTransport, remember: Callable[[Record], None]) -> None:
+        self._transport = transport
+        self._remember = remember
+
+    @property
+    def topics(self) -> Topics:
+        return self._transport.topics
+
+    @property
+    def max_record_bytes(self) -> int:
+        return self._transport.max_record_bytes
+
+    async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
+        errors = await self._transport.publish(records)
+        for record, error in zip(records, errors, strict=True):
+            if error is None:
+                self._remember(record)
+        return errors
+
+    def subscribe(
+        self, topics: Collection[str], *, group: str | None, listener: RebalanceListener
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return self._transport.subscribe(topics, group=group, listener=listener)
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+
+def _build(service: ModuleType | Service, topics: Mapping[str, str]) -> Definition:
+    return build(Service.of_module(service) if isinstance(service, ModuleType) else service, topics=topics)
+
+
+def _seen(record: Record) -> SeenEvent:
+    envelope = None
+    with contextlib.suppress(DecodeError):
+        envelope = open_envelope(record, type_of_topic=record.topic, origin=f"/{record.topic}")
+    try:
+        data = json.loads(record.value or b"null")
+    except ValueError:
+        data = record.value
+    return SeenEvent(
+        type=envelope.type if envelope else record.topic,
+        data=data,
+        id=envelope.id if envelope else "",
+        flow=envelope.correlation_id if envelope else "",
+        cause=envelope.causation_id if envelope else None,
+        key=None if record.key is None else record.key.decode(errors="replace"),
+        topic=record.topic,
+        record=record,
+    )
+
+
+def context(**overrides: Any) -> Context:
+    """A `Context` for a unit test that calls a handler as the function it is: `take_payment(order, context())`.
+
+    Any field can be overridden; what the handler wrote is in `context.writes.kept`.
+    """
+    record = Record(topic="test", partition=0, key=b"key", value=b"{}", timestamp=START, offset=0)
+    event_id = overrides.get("event_id", "00000000-0000-7000-8000-000000000000")
+    values = {
+        "service": "test",
+        "handler": "test",
+        "event_id": event_id,
+        "correlation_id": event_id,
+        "causation_id": None,
+        "key": "key",
+        "attempt": 1,
+        "occurred_at": START,
+        "now": START,
+        "record": record,
+        "digest": digest_of("/test", event_id),
+    }
+    return Context(**{**values, **overrides})
