@@ -133,7 +133,8 @@ class AtomicStep:
         watcher = loop.create_task(watch_wait(task, handler, runtime.clock, limits.foreign_wait))
         try:
             outcome = await _result(task)
-        except BaseException:
+        except BaseException as failure:
+            error = failure
             if runtime.deadlines.forget(task):
                 error = HandlerTimeout(
                     f"{handler.name} held its transaction open past its deadline.", where=handler.where
