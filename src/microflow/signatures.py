@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any
 
 from microflow.connection import Connection
@@ -15,6 +15,8 @@ from microflow.errors import DefinitionError
 from microflow.events import BARE, Message, check_event_class, check_topic, options_of
 from microflow.handlers import MARKS, Handler, Mark, Parameter, Trigger
 from microflow.places import place_of
+
+READABLE = "Write the annotation so that Python can evaluate it, for example: order: OrderAccepted"
 
 
 def handler_of(function: Callable[..., Any], recorded: Mapping[str, str]) -> Handler:
@@ -93,7 +95,7 @@ def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
             f"An annotation of {function.__name__} cannot be read: {cause}.",
             where=where,
             why="The names in it must be importable when the service starts, not under TYPE_CHECKING only.",
-            fix=f"from … import {cause.name}" if isinstance(cause, NameError) and cause.name else None,
+            fix=f"from … import {cause.name}" if isinstance(cause, NameError) and cause.name else READABLE,
         ) from cause
     if "return" not in hints:
         raise DefinitionError(
@@ -165,7 +167,14 @@ def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
         return Parameter(parameter.name, "context", plain, optional)
     if plain is Connection:
         return Parameter(parameter.name, "connection", plain, optional)
-    return Parameter(parameter.name, "dependency", annotation, optional)
+    return Parameter(parameter.name, "dependency", _without_none(annotation), optional)
+
+
+def _without_none(annotation: Any) -> Any:
+    # `cards: Cards | None = None` asks for Cards, and gets along without.
+    choices = [each for each in typing.get_args(annotation) if each is not NoneType]
+    is_union = typing.get_origin(annotation) in {typing.Union, UnionType}
+    return choices[0] if is_union and len(choices) == 1 else annotation
 
 
 def _without_metadata(annotation: Any) -> Any:
