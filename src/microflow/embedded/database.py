@@ -158,7 +158,7 @@ class Database:
 
     async def probe(self, statement: str) -> None:
         """Commit a statement on a fresh connection. Raises StoreUnavailable if that is not possible now."""
-        self._check_still_there()
+        self.check_still_there()
         with translated():
             connection = self.connect()
             try:
@@ -254,7 +254,8 @@ class Database:
                     raise
         connection.execute("pragma journal_mode = wal")
 
-    def _check_still_there(self) -> None:
+    def check_still_there(self) -> None:
+        """Raise StoreUnavailable if the file is not the one that was opened: it was deleted, or replaced."""
         try:
             replaced = self.path.stat().st_ino != self._inode
         except OSError as cause:

@@ -1,4 +1,4 @@
-"""What SQLite and the operating system say about the log's file, told as what a user can do about it."""
+"""What SQLite and the operating system say about the log's file, as the error of a transport."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from microflow.embedded.errors import translate
 from microflow.errors import StoreError, TransportError
-
-WHAT_HELPS = {
-    sqlite3.SQLITE_FULL: ("the disk is full", "free some space; nothing was lost, the work goes on by itself"),
-    sqlite3.SQLITE_NOTADB: ("the file is not an SQLite database", "name another file, or move this one away"),
-    sqlite3.SQLITE_CORRUPT: ("the file is damaged", "restore it from a copy, or move it away to begin a new log"),
-    sqlite3.SQLITE_READONLY: ("the file or its folder is read-only", "make both writable for this user"),
-    sqlite3.SQLITE_CANTOPEN: ("the file cannot be opened", "check that its folder exists and is writable"),
-    sqlite3.SQLITE_IOERR: ("the file system failed", "check the disk, and that it is not a network file system"),
-    sqlite3.SQLITE_BUSY: ("another process holds its write lock", "stop that process, or wait until it is done"),
-}
 
 
 @contextlib.contextmanager
@@ -29,19 +20,10 @@ def as_transport_errors(path: Path) -> Iterator[None]:
         raise transport_error(path, cause) from cause
 
 
-def transport_error(path: Path, cause: BaseException) -> TransportError:
+def transport_error(path: Path, cause: sqlite3.Error | StoreError | OSError) -> TransportError:
     """The error that says what happened to the log in `path`, why, and what helps."""
-    code = _sqlite_code(cause)
-    why, fix = WHAT_HELPS.get(code, (str(cause), None)) if code is not None else (str(cause), None)
-    if code is not None and str(cause) not in why:
-        why = f"{why} ({cause})"
-    return TransportError(f"the log {path} cannot be used", why=why, fix=fix)
-
-
-def _sqlite_code(error: BaseException | None) -> int | None:
-    while error is not None:
-        if isinstance(error, sqlite3.Error):
-            code = getattr(error, "sqlite_errorcode", None)
-            return None if code is None else code & 0xFF
-        error = error.__cause__
-    return None
+    said = translate(cause) if isinstance(cause, sqlite3.Error) else cause
+    what = f"The log {path} cannot be used"
+    if isinstance(said, OSError):
+        return TransportError(f"{what}: {said}", fix="Check that its folder exists and may be written.")
+    return TransportError(f"{what}: {said.what}", why=said.why, fix=said.fix)

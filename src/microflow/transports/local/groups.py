@@ -85,22 +85,22 @@ def signs(connection: sqlite3.Connection) -> frozenset[str]:
     return frozenset(sign for (sign,) in connection.execute(SQL["signs"]))
 
 
-def generation(connection: sqlite3.Connection, member_id: int) -> tuple[bool, int | None]:
+def standing(connection: sqlite3.Connection, member_id: int) -> tuple[bool, int | None] | None:
     """Whether a member has given up its partitions, and the generation: None while a rebalance is under way.
 
-    Raises LookupError if it is no member any more.
+    None altogether if it is no member any more.
     """
     row = connection.execute(SQL["standing"], (member_id,)).fetchone()
     if row is None:
-        raise LookupError(member_id)
-    ready, rebalancing, number = row
-    return bool(ready), None if rebalancing else number
+        return None
+    ready, rebalancing, generation = row
+    return bool(ready), None if rebalancing else generation
 
 
-def is_current(connection: sqlite3.Connection, member_id: int, number: int) -> bool:
+def is_current(connection: sqlite3.Connection, member_id: int, generation: int) -> bool:
     """Whether a member still has the partitions of a generation, be it that they were asked back."""
     row = connection.execute(SQL["standing"], (member_id,)).fetchone()
-    return row is not None and row[2] == number
+    return row is not None and row[2] == generation
 
 
 def assigned(connection: sqlite3.Connection, group: str, member_id: int) -> dict[TopicPartition, int]:

@@ -189,12 +189,6 @@ class Log:
             f"a record of {size} bytes for {record.topic}[{record.partition}]; the log takes {self.max_record_bytes}"
         )
 
-    def records(self, partition_id: int, *, start: int, limit: int) -> sqlite3.Cursor:
-        """Rows (id, timestamp, key, value, headers) of a partition from an offset on; close it when done."""
-        first = partition_id << OFFSET_BITS
-        span = (first | start, first + (1 << OFFSET_BITS), limit)
-        return self.database.reader.execute(SQL["records"], span)
-
     def bounds(self, partition_ids: Iterable[int]) -> dict[int, Bounds]:
         """Where partitions begin and end now."""
         rows = self._select("bounds", json.dumps(list(partition_ids)))
@@ -256,11 +250,18 @@ class Log:
         """One transaction; whatever fails in it is a TransportError."""
         with as_transport_errors(self.database.path):
             async with self.database.writing(patience=patience) as connection:
+                self.database.check_still_there()
                 yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection on which all statements see the same commits. Must not be held over an await."""
+        with as_transport_errors(self.database.path), self.database.reading() as connection:
+            yield connection
 
     def _select(self, name: str, *args: object) -> list[Any]:
         with as_transport_errors(self.database.path):
-            return self.database.reader.execute(SQL[name], args).fetchall()
+            return self.database.read(SQL[name], args)
 
 
 def _stored_topic(row: tuple[str, str, int, int]) -> StoredTopic:

@@ -107,8 +107,8 @@ class GroupMember:
 
     def partitions(self) -> Mapping[TopicPartition, int]:
         assert self.id is not None
-        with as_transport_errors(self._log.database.path):
-            return groups.assigned(self._log.database.reader, self.group, self.id)
+        with self._log.reading() as connection:
+            return groups.assigned(connection, self.group, self.id)
 
     async def leave(self) -> None:
         self._left = True
@@ -131,17 +131,18 @@ class GroupMember:
             groups.commit(connection, self.group, offsets, metadata=metadata)
 
     def committed(self, partition_ids: Collection[int]) -> Mapping[int, Committed]:
-        with as_transport_errors(self._log.database.path):
-            return groups.committed(self._log.database.reader, self.group, partition_ids)
+        with self._log.reading() as connection:
+            return groups.committed(connection, self.group, partition_ids)
 
     def _standing(self) -> tuple[bool, int | None] | None:
         if self.id is None:
             return None
-        with as_transport_errors(self._log.database.path):
-            try:
-                return groups.generation(self._log.database.reader, self.id)
-            except LookupError:
-                return None
+        with self._log.reading() as connection:
+            return groups.standing(connection, self.id)
+
+    def _signs(self) -> Collection[str]:
+        with self._log.reading() as connection:
+            return groups.signs(connection)
 
     async def _stay_alive(self, patience: Patience) -> None:
         attendance = Attendance(
@@ -160,9 +161,9 @@ class GroupMember:
                 logger.warning("a heartbeat in group %s failed: %s", self.group, error)
 
     async def _expel(self, attendance: Attendance) -> None:
-        with as_transport_errors(self._log.database.path):
-            attendance.tidy(lambda: groups.signs(self._log.database.reader))
-            others = [each for each in groups.members(self._log.database.reader, self.group) if each.id != self.id]
+        attendance.tidy(self._signs)
+        with self._log.reading() as connection:
+            others = [each for each in groups.members(connection, self.group) if each.id != self.id]
         if absent := attendance.absent(others):
             logger.info("expelling %d silent members of group %s", len(absent), self.group)
             async with self._log.writing() as connection:
@@ -180,16 +181,15 @@ class Everything:
         pass
 
     def term(self) -> int | None:
-        with as_transport_errors(self._log.database.path):
-            row = self._log.database.reader.execute(SQL["how many topics"], (self._topics,)).fetchone()
-            return int(row[0])
+        with self._log.reading() as connection:
+            return int(connection.execute(SQL["how many topics"], (self._topics,)).fetchone()[0])
 
     async def give_up(self) -> None:
         pass
 
     def partitions(self) -> Mapping[TopicPartition, int]:
-        with as_transport_errors(self._log.database.path):
-            rows = self._log.database.reader.execute(SQL["partitions of topics"], (self._topics,)).fetchall()
+        with self._log.reading() as connection:
+            rows = connection.execute(SQL["partitions of topics"], (self._topics,)).fetchall()
         return {TopicPartition(topic, partition): partition_id for topic, partition, partition_id in rows}
 
     async def leave(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from microflow.errors import TransportError
 from microflow.ports import Record, TopicPartition
 from microflow.transports.local import headers
-from microflow.transports.local.errors import as_transport_errors
+from microflow.transports.local.format import SQL
 from microflow.transports.local.log import EPOCH, OFFSET_BITS, Log
 
 MOST_BYTES = 16 * 1024 * 1024
@@ -62,15 +63,20 @@ class Reading:
         """The next records, as far as there are any; each is returned once."""
         if not self._begun or max_records < 1:
             return []
+        waiting = self._waiting()
+        if not waiting:
+            return []
         records: list[Record] = []
         room = MOST_BYTES
-        for partition, quota in self._quotas(max_records).items():
-            room -= self._read_partition(partition, records, limit=quota, room=room)
-            if room <= 0:
-                break
+        with self._log.reading() as connection:
+            for partition, quota in share(self._in_turn(waiting), max_records).items():
+                room -= self._read_partition(connection, partition, records, limit=quota, room=room)
+                if room <= 0:
+                    break
         return records
 
-    def _quotas(self, max_records: int) -> dict[TopicPartition, int]:
+    def _waiting(self) -> dict[TopicPartition, int]:
+        """How many records there are to read, of each partition that has any."""
         reading = [partition for partition in self._places if partition not in self._paused]
         if not reading:
             return {}
@@ -82,7 +88,7 @@ class Reading:
                 self._places[partition] = beginning
             if self._places[partition] < ending:
                 waiting[partition] = ending - self._places[partition]
-        return share(self._in_turn(waiting), max_records)
+        return waiting
 
     def _in_turn(self, waiting: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """The same, beginning with another partition each time."""
@@ -93,24 +99,24 @@ class Reading:
         first = self._turn % len(names)
         return {name: waiting[name] for name in names[first:] + names[:first]}
 
-    def _read_partition(self, partition: TopicPartition, records: list[Record], *, limit: int, room: int) -> int:
+    def _read_partition(
+        self, connection: sqlite3.Connection, partition: TopicPartition, records: list[Record], *, limit: int, room: int
+    ) -> int:
         topic, number = partition
-        size = 0
-        offset = self._places[partition] - 1
+        first = self._ids[partition] << OFFSET_BITS
+        span = (first | self._places[partition], first + (1 << OFFSET_BITS), limit)
+        size, offset = 0, self._places[partition] - 1
         last_timestamp, instant = -1, EPOCH
-        with as_transport_errors(self._log.database.path):
-            rows = self._log.records(self._ids[partition], start=offset + 1, limit=limit)
-            try:
-                for row_id, timestamp, key, value, blob in rows:
-                    offset = row_id & OFFSET_MASK
-                    if timestamp != last_timestamp:
-                        last_timestamp, instant = timestamp, _instant(timestamp)
-                    records.append(Record(topic, number, key, value, headers.decode(blob), instant, offset))
-                    size += len(blob) + len(value or b"")
-                    if size >= room:
-                        break
-            finally:
-                rows.close()  # a reader left open keeps the write-ahead log from being emptied
+        rows = connection.execute(SQL["records"], span)
+        for row_id, timestamp, key, value, blob in rows:
+            offset = row_id & OFFSET_MASK
+            if timestamp != last_timestamp:
+                last_timestamp, instant = timestamp, EPOCH + timedelta(microseconds=timestamp)
+            records.append(Record(topic, number, key, value, headers.decode(blob), instant, offset))
+            size += len(blob) + len(value or b"")
+            if size >= room:
+                break
+        rows.close()
         self._places[partition] = offset + 1
         return size
 
@@ -127,7 +133,3 @@ def share(waiting: Mapping[TopicPartition, int], room: int) -> dict[TopicPartiti
         quotas[partition] = min(count, room // others)
         room -= quotas[partition]
     return quotas
-
-
-def _instant(timestamp: int) -> datetime:
-    return EPOCH + timedelta(microseconds=timestamp)

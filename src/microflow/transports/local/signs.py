@@ -70,9 +70,9 @@ class Sign:
 
 @dataclass(slots=True)
 class Seen:
-    """What a member's sign looked like last, and since when."""
+    """When a member's sign was touched last, None if it is missing, and since when it has looked like that."""
 
-    touched: float
+    touched: float | None
     since: timedelta
 
 
@@ -97,12 +97,16 @@ class Attendance:
     def absent(self, members: Collection[Member]) -> list[int]:
         """Those that are dead, silent for longer than their session, or slow to give up their partitions."""
         now = self._clock.monotonic()
-        if now - self._looked_at > self._awake_within:
-            self._begin_anew(now)
+        slept = now - self._looked_at > self._awake_within
         self._looked_at = now
-        mortal = [member for member in members if member.session is not None and member.sign]
-        self._forget_others({member.id for member in mortal})
-        return [member.id for member in mortal if self._is_silent(member, now) or self._is_slow(member, now)]
+        present = {member.id for member in members}
+        self._seen = {id_: seen for id_, seen in self._seen.items() if id_ in present and not slept}
+        self._unready = {id_: since for id_, since in self._unready.items() if id_ in present and not slept}
+        return [
+            member.id
+            for member in members
+            if self._is_silent(member, now, believe_age=not slept) or self._is_slow(member, now)
+        ]
 
     def tidy(self, known: Callable[[], Collection[str]]) -> None:
         """Remove, now and then, what processes that died before they joined have left behind."""
@@ -113,40 +117,35 @@ class Attendance:
         names = known()
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
-                age = self._clock.now().timestamp() - path.stat().st_mtime
-                if path.name not in names and age > FORGET_AFTER.total_seconds() and is_abandoned(path):
+                if path.name not in names and self._age(path.stat().st_mtime) > FORGET_AFTER and is_abandoned(path):
                     path.unlink()
 
-    def _is_silent(self, member: Member, now: timedelta) -> bool:
-        path = self._folder / str(member.sign)
+    def _is_silent(self, member: Member, now: timedelta, *, believe_age: bool) -> bool:
+        if member.session is None or member.sign is None:
+            return False
+        path = self._folder / member.sign
         try:
             if is_abandoned(path):
                 return True
-            touched = path.stat().st_mtime
+            touched: float | None = path.stat().st_mtime
         except OSError:
-            touched = 0.0
+            touched = None
         seen = self._seen.get(member.id)
         if seen is None:
-            age = self._clock.now().timestamp() - touched if touched else 0
-            seen = self._seen[member.id] = Seen(touched, now - timedelta(seconds=max(age, 0)))
+            age = self._age(touched) if touched is not None and believe_age else timedelta(0)
+            seen = self._seen[member.id] = Seen(touched, now - age)
         elif seen.touched != touched:
             seen.touched, seen.since = touched, now
-        return member.session is not None and now - seen.since > member.session
+        return now - seen.since > member.session
 
     def _is_slow(self, member: Member, now: timedelta) -> bool:
-        if member.ready:
+        if member.ready or member.session is None:
             self._unready.pop(member.id, None)
             return False
         return now - self._unready.setdefault(member.id, now) > self._rebalance_timeout
 
-    def _begin_anew(self, now: timedelta) -> None:
-        for seen in self._seen.values():
-            seen.since = now
-        self._unready.clear()
-
-    def _forget_others(self, present: Collection[int]) -> None:
-        self._seen = {member: seen for member, seen in self._seen.items() if member in present}
-        self._unready = {member: since for member, since in self._unready.items() if member in present}
+    def _age(self, touched: float) -> timedelta:
+        return max(timedelta(seconds=self._clock.now().timestamp() - touched), timedelta(0))
 
 
 def is_abandoned(path: Path) -> bool:
