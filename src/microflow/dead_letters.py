@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import traceback
 from datetime import datetime
-from pathlib import Path
 
+from microflow import frames
 from microflow.deliveries import Execution, Failed
 from microflow.errors import ContractError, DecodeError, Reject
 from microflow.ports import DeadLetter
 from microflow.retries import RetryPolicy, choose
 
 LONGEST_TRACE = 4096
-OUR_FRAMES = str(Path(__file__).parent)
 
 
 def judge(
@@ -56,19 +55,12 @@ def describe(error: BaseException) -> str:
 
 
 def user_frames(error: BaseException) -> str:
-    """Where an error was raised, without our own frames, the innermost last; at most 4 KiB, cut in the middle."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OUR_FRAMES)]
-    text = "".join(traceback.format_list(frames)).rstrip()
+    """Where an error passed through the user's code, the innermost last; at most 4 KiB, cut in the middle."""
+    text = "".join(traceback.format_list(frames.user_frames(error))).rstrip()
     if len(text) > LONGEST_TRACE:
         half = LONGEST_TRACE // 2
         text = f"{text[:half]}\n  …\n{text[-half:]}"
     return text
-
-
-def where_raised(error: BaseException) -> str | None:
-    """`file:line` of the innermost frame that is the user's."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OUR_FRAMES)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
 
 def _reason(error: BaseException) -> str:

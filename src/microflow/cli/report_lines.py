@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from microflow.dead_letters import describe, where_raised
+from microflow.dead_letters import describe
+from microflow.frames import place_raised
 from microflow.reports import Report
 
 
@@ -36,7 +37,7 @@ def report_fields(report: Report, *, at: datetime) -> dict[str, Any]:
         "took_ms": milliseconds(report.took),
         "emitted": [{"type": each.type, "id": each.id, "topic": each.topic} for each in report.emitted],
         "error": None if report.error is None else describe(report.error),
-        "where": (where_raised(report.error) if report.error is not None else None) or report.where,
+        "where": (place_raised(report.error) if report.error is not None else None) or report.where,
         "retry_in_ms": None if report.retry_in is None else milliseconds(report.retry_in),
         "diverged": report.diverged,
     }
