@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +38,7 @@ PATIENCE_TO_OPEN = timedelta(seconds=5)
 PATIENCE_TO_READ = timedelta(seconds=2)
 PATIENCE_OF_PROBE = timedelta(seconds=5)
 ATTEMPTS_TO_OPEN = 1000
+BETWEEN_ATTEMPTS_TO_OPEN = timedelta(milliseconds=1)
 
 
 class Database:
@@ -252,6 +254,7 @@ class Database:
             except sqlite3.OperationalError as cause:
                 if not is_busy(cause):
                     raise
+                time.sleep(BETWEEN_ATTEMPTS_TO_OPEN.total_seconds())
         connection.execute("pragma journal_mode = wal")
 
     def check_still_there(self) -> None:
