@@ -86,8 +86,8 @@ CUSTOMER_CANCELLED = "the customer cancelled"
 @on(OrderPlaced)
 async def accept_order(placed: OrderPlaced, connection: Connection) -> OrderAccepted | OrderCancelled | None:
     """An order is accepted when it is placed first; if its cancellation has overtaken it, it ends before it began."""
-    if placed.total <= 0 or not placed.items:
-        raise Reject(f"{placed.order_id} is no order: {len(placed.items)} items for {placed.total}")
+    if placed.total <= 0 or min(placed.items.values(), default=0) <= 0:
+        raise Reject(f"{placed.order_id} is no order: {placed.items} for {placed.total}")
     if await begin(connection, placed.order_id, "accepted"):
         return OrderAccepted(order_id=placed.order_id, items=placed.items, total=placed.total, card=placed.card)
     if await end(connection, placed.order_id, "cancelled", out_of=["unwanted"]):

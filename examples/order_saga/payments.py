@@ -137,8 +137,8 @@ async def refund_payment(refund: RefundApproved, context: Context, cards: Cards)
 class CardCompany:
     """A card company with a ledger of its own, in a file: what it was told survives a crash of those who told it.
 
-    Cards that end in `-declined` are declined. Each call takes `latency`. The answer to a `lost` share of the calls is
-    lost although the money has moved; asked again with the same key, it answers.
+    Cards that end in `-declined` are declined. Each call takes `latency`. Of a `lost` share of the calls the answer is
+    lost after the entry is made; asked again with the same key, the company answers.
     """
 
     def __init__(self, ledger: str | Path, *, latency: timedelta = timedelta(0), lost: float = 0.0) -> None:
@@ -150,27 +150,27 @@ class CardCompany:
             """
             pragma synchronous = off;
             create table if not exists ledger (
-                idempotency_key text primary key, payment_id text not null, movement text not null, amount text not null
+                idempotency_key text primary key, entry text not null, payment_id text not null, amount text not null
             );
             """
         )
 
     async def charge(self, card: str, amount: Decimal, *, idempotency_key: str) -> Charge:
-        if card.endswith("-declined"):
-            await asyncio.sleep(self._latency.total_seconds())
-            return Charge(payment_id="", declined="the card was declined")
         payment_id = f"payment-{idempotency_key[:12]}"
-        await self._move(payment_id, "charge", amount, idempotency_key)
+        if card.endswith("-declined"):
+            await self._enter("decline", payment_id, amount, idempotency_key)
+            return Charge(payment_id, declined="the card was declined")
+        await self._enter("charge", payment_id, amount, idempotency_key)
         return Charge(payment_id)
 
     async def refund(self, payment_id: str, amount: Decimal, *, idempotency_key: str) -> None:
-        await self._move(payment_id, "refund", amount, idempotency_key)
+        await self._enter("refund", payment_id, amount, idempotency_key)
 
-    async def _move(self, payment_id: str, movement: str, amount: Decimal, idempotency_key: str) -> None:
+    async def _enter(self, entry: str, payment_id: str, amount: Decimal, idempotency_key: str) -> None:
         await asyncio.sleep(self._latency.total_seconds())
         is_new = self.ledger.execute(
             "insert into ledger values (?, ?, ?, ?) on conflict do nothing",
-            (idempotency_key, payment_id, movement, str(amount)),
+            (idempotency_key, entry, payment_id, str(amount)),
         ).rowcount
         if is_new and int(idempotency_key[-8:], 16) < self._lost * 2**32:
             raise ConnectionError("the card company's answer was lost")
