@@ -89,6 +89,7 @@ class Demo:
         self._definitions = [build(Service.of_module(_load(self._saga, name))) for name in SERVICES]
         self._tree = FlowTree(ends=self._placing.ENDS, paint=paint)
         self._stopping = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._partitioner = Partitioner()
 
     async def run(self) -> int:
@@ -97,7 +98,7 @@ class Demo:
         (folder / ".microflow").mkdir()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._interrupt)
         transport = LocalTransport.open(folder / ".microflow" / "log.db", clock=SystemClock())
         supervisor = Supervisor(
             [str(self._saga / f"{name}.py") for name in SERVICES],
@@ -127,6 +128,12 @@ class Demo:
             await supervisor.stop()
             await transport.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _interrupt(self) -> None:
+        """First let the orders that were placed come to their ends; asked again, stop."""
+        if self._stopping.is_set():
+            self._leaving.set()
+        self._stopping.set()
 
     # ── placing orders ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -214,9 +221,9 @@ class Demo:
             self._tally.ends.setdefault(headers["ce_correlationid"], {})[headers["ce_id"]] = headers["ce_type"]
 
     async def _until_ended(self) -> None:
-        while not self._stopping.is_set() and (self._placed - self._tally.ends.keys() or self._busy()):
+        while not self._leaving.is_set() and (self._placed - self._tally.ends.keys() or self._busy()):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), 0.05)
+                await asyncio.wait_for(self._leaving.wait(), 0.05)
 
     def _busy(self) -> bool:
         return time.monotonic() - self._tally.last_line < QUIET
@@ -302,13 +309,17 @@ class Demo:
         lines.append(
             f"{good} every order ended exactly once"
             if not open_orders and not doubled
-            else f"{bad} without an end: {', '.join(open_orders) or 'none'} · ended twice: {', '.join(doubled) or 'none'}"
+            else f"{bad} without an end: {_listed(open_orders)} · ended twice: {_listed(doubled)}"
         )
         lines.append(
             f"{good if _adds_up(money) else bad} money: {money['taken']} taken = {money['kept']} kept + "
             f"{money['refunded']} refunded"
         )
         return lines
+
+
+def _listed(orders: Collection[str]) -> str:
+    return ", ".join(orders) or "none"
 
 
 def saga_folder() -> Path:

@@ -27,8 +27,8 @@ class Child:
     environment: dict[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
     wanted: bool = True
-    restarts: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    again: asyncio.Event = field(default_factory=asyncio.Event)
     is_ready: Line | None = None
 
     @property
@@ -47,8 +47,8 @@ class Supervisor:
     """Runs targets, each as `microflow run TARGET` in its own process, until `stop`.
 
     `on_line` is given every JSON line of every child, `on_text` what else they say, `on_death` a child that ended
-    by itself, with its exit code (negative: the signal that killed it). A child that fails before it was ever ready
-    is not started again: `failed` is set, because starting it again would fail again.
+    by itself, with its exit code (negative: the signal that killed it). A child that could not start would fail
+    again: it sets `failed`, or, with `patient`, waits for `restart`, because somebody is mending it.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Supervisor:
         on_line: Callable[[Child, Line], None],
         on_text: Callable[[Child, str], None],
         on_death: Callable[[Child, int], None],
+        patient: bool = False,
     ) -> None:
         self.children = [Child(target) for target in targets]
         self.failed = asyncio.Event()
@@ -68,6 +69,7 @@ class Supervisor:
         self._on_line = on_line
         self._on_text = on_text
         self._on_death = on_death
+        self._patient = patient
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> bool:
@@ -79,16 +81,16 @@ class Supervisor:
             wait.cancel()
         return not self.failed.is_set()
 
-    async def restart(self, child: Child) -> None:
-        """Let a child drain and start it anew."""
-        child.ready.clear()
+    def restart(self, child: Child) -> None:
+        """Let a child drain and start it anew; one that could not start tries again."""
+        child.again.set()
         child.send(signal.SIGTERM)
-        await child.ready.wait()
 
     async def stop(self) -> None:
         """Let all of them drain, and wait until they have ended."""
         for child in self.children:
             child.wanted = False
+            child.again.set()
             child.send(signal.SIGTERM)
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
@@ -121,14 +123,18 @@ class Supervisor:
             code = await process.wait()
             if not child.wanted:
                 return
-            self._on_death(child, code)
-            if not child.ready.is_set() and child.is_ready is None:
+            could_start = child.ready.is_set()
+            child.ready.clear()
+            if code != 0:
+                self._on_death(child, code)
+            if could_start or code < 0:
+                await asyncio.sleep(RESTART_AFTER)
+            elif self._patient:
+                await child.again.wait()
+            else:
                 child.wanted = False
                 self.failed.set()
-                return
-            child.ready.clear()
-            child.restarts += 1
-            await asyncio.sleep(RESTART_AFTER)
+            child.again.clear()
 
     async def _read_lines(self, child: Child, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
