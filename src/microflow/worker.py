@@ -50,6 +50,15 @@ class Surroundings:
     dependencies: Mapping[Any, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a running service stands: the partitions it has, of how many there are, and what its outbox holds."""
+
+    owned: int
+    partitions: int
+    pending: int
+
+
 class Worker:
     """Runs one built service until it is stopped or cannot go on."""
 
@@ -155,6 +164,13 @@ class Worker:
         positions = self._watermarks.positions()
         bounds = await self._surroundings.transport.topics.bounds(positions.keys())
         return all(positions[partition] >= bound.end for partition, bound in bounds.items())
+
+    async def standing(self) -> Standing:
+        """Where the service stands now. Raises StoreError and TransportError."""
+        topics = await self._surroundings.transport.topics.describe(self.definition.topics.keys())
+        status = await self._surroundings.store.outbox.status()
+        owned = len(self._watermarks.positions())
+        return Standing(owned, sum(topic.partitions for topic in topics.values()), status.pending)
 
     # ── putting it together ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,1 +1,5 @@
-"""The command: `microflow`, and the lines it prints."""
+"""The command: what is typed, what is shown, and how it ends."""
+
+from microflow.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,129 @@
+"""Running a service: from its author's module to a process that handles events. The command does it this way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+from microflow.clocks import SystemClock
+from microflow.connect import connect_store, connect_transport
+from microflow.fault_injection import read_fault
+from microflow.limits import Limits
+from microflow.ports import Clock
+from microflow.reports import Observe, look_away
+from microflow.service import Definition, Service, build
+from microflow.settings import Settings, read_settings
+from microflow.tables import read_migrations
+from microflow.worker import Surroundings, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that runs. `ended` returns never, and raises when the service cannot go on."""
+
+    definition: Definition
+    database: str
+    log: str
+    worker: Worker
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    async def ended(self) -> None:
+        await self.worker.ended()
+
+
+@asynccontextmanager
+async def running(
+    service: Service | ModuleType,
+    *,
+    settings: Settings | None = None,
+    observe: Observe = look_away,
+    clock: Clock | None = None,
+    migrate: bool = True,
+) -> AsyncIterator[Running]:
+    """Run a service while the block runs; leaving it drains and stops the service. Installs no signal handlers.
+
+    `service` is a `Service`, or a module with handlers. Without `settings`, those of the environment and the
+    project's files. `migrate=False` leaves the service's own tables alone. If the service cannot go on, the block
+    is cancelled and the service's error raised.
+
+    Raises DefinitionError, SettingsError, IdentityError, StoreError or TransportError when it cannot start.
+    """
+    settings = read_settings() if settings is None else settings
+    definition = build(
+        Service.of_module(service) if isinstance(service, ModuleType) else service, topics=settings.topics
+    )
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as opened:
+        transport = connect_transport(settings, clock=clock)
+        opened.push_async_callback(transport.close)
+        store = await connect_store(settings, service=definition.name, clock=clock)
+        opened.push_async_callback(store.close)
+        surroundings = Surroundings(
+            store=store,
+            transport=transport,
+            clock=clock,
+            owner=process_name(),
+            chance=random.SystemRandom().random,
+            limits=replace(Limits(), concurrency=settings.concurrency),
+            observe=observe,
+            reach=read_fault(settings.fault),
+        )
+        migrations = read_migrations(definition.tables, dialect="sqlite") if migrate else []
+        worker = Worker(definition, surroundings, migrations=migrations)
+        try:
+            await worker.start()
+        except BaseException:  # half a start has tasks and a lifespan to end
+            await worker.kill()
+            raise
+        try:
+            async with _cancelled_when_ended(worker):
+                yield Running(definition, settings.database_of(definition.name), settings.kafka, worker)
+        finally:
+            await worker.stop(drain=settings.drain)
+
+
+async def run(service: Service | ModuleType, *, settings: Settings | None = None) -> None:
+    """Run a service until this task is cancelled, or raise why it cannot go on. Installs no signal handlers."""
+    async with running(service, settings=settings) as it:
+        await it.ended()
+
+
+def process_name() -> str:
+    """A name for this process that no other one has: host, pid, and a few random digits against a reused pid."""
+    return f"{socket.gethostname()}-{os.getpid()}-{random.SystemRandom().getrandbits(32):08x}"
+
+
+@asynccontextmanager
+async def _cancelled_when_ended(worker: Worker) -> AsyncIterator[None]:
+    """Cancel the block when the worker ends by itself, and raise the worker's error instead."""
+    block = asyncio.current_task()
+    assert block is not None
+    failure: BaseException | None = None
+
+    async def watch() -> None:
+        nonlocal failure
+        try:
+            await worker.ended()
+        except Exception as error:
+            failure = error
+            block.cancel()
+
+    watcher = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if failure is None:
+            raise
+        block.uncancel()
+        raise failure from None
+    finally:
+        watcher.cancel()
