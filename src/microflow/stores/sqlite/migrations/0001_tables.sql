@@ -74,7 +74,8 @@ where ordering = 2 and "key" is not null;
 create index microflow_parked_handler on microflow_parked (service, topic, "key", handler, sequence)
 where ordering = 1 and "key" is not null;
 
-create index microflow_parked_waiting on microflow_parked (service, topic, "key", sequence) where free = 0;
+create index microflow_parked_waiting on microflow_parked (service, topic, "key", free, sequence)
+where "key" is not null;
 
 create table microflow_dead_letters (
     id integer primary key autoincrement,
