@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     )
     from microflow.events import Command, Event
     from microflow.handlers import on
+    from microflow.hosting import run, running
     from microflow.outbox import Outbox
     from microflow.retries import Retry
-    from microflow.running import run, running
     from microflow.service import Service
     from microflow.version import __version__
 
@@ -54,8 +54,8 @@ _ROOMS = {
     "UniqueViolation": "errors",
     "__version__": "version",
     "on": "handlers",
-    "run": "running",
-    "running": "running",
+    "run": "hosting",
+    "running": "hosting",
 }
 
 __all__ = [
