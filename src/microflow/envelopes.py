@@ -167,7 +167,7 @@ def headers_of(
         ("ce_id", identifier.encode()),
         ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
-        ("ce_time", now.isoformat(timespec="microseconds").replace("+00:00", "Z").encode()),
+        ("ce_time", now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()),
         ("ce_correlationid", correlation_id.encode()),
     ]
     if causation_id is not None:

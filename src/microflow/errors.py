@@ -91,6 +91,9 @@ class Fenced(MicroflowError):
         names = ", ".join(sorted(f"{topic}[{partition}]" for topic, partition in self.partitions))
         super().__init__(f"another process owns {names} now")
 
+    def __reduce__(self) -> tuple[type[Fenced], tuple[frozenset[tuple[str, int]]]]:
+        return Fenced, (self.partitions,)
+
 
 class StoreError(MicroflowError):
     """The service's database refused something. `transient` ones may succeed on a fresh connection."""

@@ -9,7 +9,9 @@ from typing import Any
 
 # Whose frames stand between a line of the user's and us: our own rooms by name, because a user's package may well be
 # called microflow.something, and what builds classes.
-OURS = frozenset({"microflow.places", "microflow.events", "microflow.handlers", "microflow.service", "microflow.retries"})
+OURS = frozenset(
+    {"microflow.places", "microflow.events", "microflow.handlers", "microflow.service", "microflow.retries"}
+)
 BUILDERS = frozenset({"pydantic", "abc", "types", "typing", "dataclasses", "functools"})
 
 
