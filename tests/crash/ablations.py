@@ -1,0 +1,161 @@
+"""Ablations: what carries the promises, taken out one at a time. Without it the checker must find them broken."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from microflow import worker
+from microflow.errors import TransportError
+from microflow.intake import Intake
+from microflow.lanes import Lane
+from microflow.ports import Changes, ClaimKey, OutboxRow, Record, Store, TopicPartition, Transaction, Transport
+from microflow.relay import Relay
+from microflow.stores.sqlite import SqliteStore, inbox, partitions
+from microflow.watermarks import Watermarks
+from tests.crash.orders import Ablation, Orders
+
+
+def install(ablation: Ablation) -> None:
+    """Break this process."""
+    match ablation:
+        case "no inbox":
+            _grant_every_claim()
+        case "no fence":
+            setattr(partitions, "fence", lambda *_: None)  # noqa: B010 - mypy knows what it was
+        case "offsets by a lane's own maximum":
+            setattr(Watermarks, "after", _own_maximum)  # noqa: B010
+        case "relay without order":
+            setattr(worker, "Relay", RelentlessRelay)  # noqa: B010
+
+
+def store_of(orders: Orders, store: SqliteStore) -> Store:
+    """The store of a process: with so many lanes, and with its outbox inside its transactions or not."""
+    if orders.lanes != 1:
+        setattr(SqliteStore, "lanes", orders.lanes)  # noqa: B010
+        setattr(Intake, "lane_of", _lane_by_checksum)  # noqa: B010
+    if orders.ablation == "outbox outside the transaction":
+        return cast(Store, OutboxOutside(store))
+    return store
+
+
+def transport_of(orders: Orders, transport: Transport) -> Transport:
+    """The log of a process, which may refuse one record once."""
+    return cast(Transport, Refusing(transport, orders.refusal)) if orders.refusal else transport
+
+
+# ── no inbox ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _grant_every_claim() -> None:
+    claim = inbox.InboxInTransaction.claim
+
+    def claim_all(self: inbox.InboxInTransaction, claims: Sequence[Any], **keywords: Any) -> Sequence[bool]:
+        claim(self, claims, **keywords)
+        return [True] * len(claims)
+
+    async def see_nothing(self: inbox.SqliteInbox, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
+        return {}
+
+    setattr(inbox.InboxInTransaction, "claim", claim_all)  # noqa: B010
+    setattr(inbox.SqliteInbox, "seen", see_nothing)  # noqa: B010
+
+
+# ── outbox outside the transaction ────────────────────────────────────────────────────────────────────────────────
+
+
+class OutboxOutside:
+    """A store that writes emitted events soon after the transaction that they belong to."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        async with self._store.transaction() as transaction:
+            without = WithoutOutbox(transaction)
+            yield without
+        if without.rows:
+            self._tasks.add(asyncio.get_running_loop().create_task(self._append(without.rows)))
+
+    async def _append(self, rows: list[OutboxRow]) -> None:
+        async with self._store.transaction() as transaction:
+            await transaction.write(Changes(outbox=rows))
+
+
+class WithoutOutbox:
+    """A transaction that keeps its emitted events for later."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self.rows: list[OutboxRow] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transaction, name)
+
+    async def write(self, changes: Changes) -> None:
+        self.rows, changes.outbox = changes.outbox, []
+        await self._transaction.write(changes)
+        changes.outbox = self.rows
+
+
+# ── offsets by a lane's own maximum ───────────────────────────────────────────────────────────────────────────────
+
+
+def _own_maximum(self: Watermarks, finished: Mapping[TopicPartition, Collection[int]]) -> dict[TopicPartition, int]:
+    return {partition: max(offsets) + 1 for partition, offsets in finished.items() if offsets}
+
+
+def _lane_by_checksum(self: Intake, record: Record) -> Lane:
+    # bytes hash differently in every process, and the test must know which keys share a lane.
+    lanes = self._lanes
+    return lanes[zlib.crc32(record.key or b"") % len(lanes)]
+
+
+# ── relay without order ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RelentlessRelay(Relay):
+    """A relay that publishes each row by itself and goes on when one is refused."""
+
+    async def _publish(self, rows: Sequence[OutboxRow], stopped: set[TopicPartition]) -> None:
+        for row in rows:
+            failed: set[TopicPartition] = set()
+            await super()._publish([row], failed)
+            if failed:
+                stopped.add(TopicPartition("", -1))  # only so that it comes back
+
+
+class Refusing:
+    """A log that refuses one record once, as a broker without a leader does; what is behind it in its partition too."""
+
+    def __init__(self, transport: Transport, ordinal: int) -> None:
+        self._transport = transport
+        self._ordinal = ordinal
+        self._given = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
+        refused: TopicPartition | None = None
+        taken: list[Record] = []
+        outcome: list[TransportError | None] = []
+        for record in records:
+            self._given += 1
+            if self._given == self._ordinal:
+                refused = record.source
+            if record.source == refused:
+                outcome.append(TransportError("not the leader any more"))
+            else:
+                outcome.append(None)
+                taken.append(record)
+        errors = iter(await self._transport.publish(taken))
+        return [next(errors) if each is None else each for each in outcome]

@@ -1,0 +1,44 @@
+"""How a process under test is told what to be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+Ablation: TypeAlias = Literal[
+    "",
+    "no inbox",
+    "outbox outside the transaction",
+    "no fence",
+    "offsets by a lane's own maximum",
+    "relay without order",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """`process` names it and its log; `relay_name` is who it says it is to other relays, by default a fresh name.
+
+    `fault` is a specification of faults, `refusal` the ordinal of the one record that the log refuses once, `gate`
+    whether slow events wait for the file `gate` in the folder; `batch` bounds its transactions.
+    """
+
+    folder: str
+    service: str
+    process: str
+    fault: str = ""
+    ablation: Ablation = ""
+    gate: bool = False
+    lanes: int = 1
+    batch: int = 6
+    session_timeout: float = 1.5
+    refusal: int = 0
+    seed: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Orders:
+        return cls(**json.loads(text))

@@ -1,0 +1,51 @@
+"""The second service of the chain: reads what the first one emits, two types on one topic."""
+
+from __future__ import annotations
+
+from microflow.connection import Connection
+from microflow.context import Context
+from microflow.events import Event
+from microflow.handlers import on
+from microflow.service import Service
+from tests.crash.situation import EFFECT, PATIENT, Situation
+
+
+class Accepted(Event):
+    account: str
+    kind: str
+
+
+class Audited(Event):
+    account: str
+    kind: str
+
+
+class LedgerEvent(Event, key="account", topic="ledger", external=True):
+    account: str
+
+
+class Settled(LedgerEvent):
+    pass
+
+
+class Noted(LedgerEvent):
+    pass
+
+
+@on("Accepted", topic="orders", retry=PATIENT)
+async def settle(accepted: Accepted, context: Context, connection: Connection, situation: Situation) -> Settled:
+    await connection.execute(EFFECT, *situation.effect(context))
+    if accepted.kind != "slow":
+        await situation.play(accepted.kind, context)
+    return Settled(account=accepted.account)
+
+
+@on("Audited", topic="orders", retry=PATIENT)
+async def note(audited: Audited, context: Context, situation: Situation) -> Noted:
+    context.write(EFFECT, *situation.effect(context))
+    if audited.kind != "slow":
+        await situation.play(audited.kind, context)
+    return Noted(account=audited.account)
+
+
+service = Service("second")

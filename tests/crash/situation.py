@@ -1,0 +1,70 @@
+"""What the handlers under test are given besides their event: who runs them, what may go wrong, what they leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from microflow.context import Context
+from microflow.errors import Reject
+from microflow.retries import Retry
+
+PATIENT = Retry(attempts=50, first_delay=timedelta(milliseconds=10), max_delay=timedelta(milliseconds=50))
+
+# `owner` is who owns the partition by the database at the moment of the write: another process than the one that
+# writes would mean a commit under an old epoch. No unique index: an effect that comes twice must show.
+TABLE = """
+create table effects (
+    position integer primary key autoincrement,
+    handler text not null, event_id text not null, topic text not null, "key" text not null,
+    process text not null, owner text not null
+);
+"""
+EFFECT = """
+insert into effects (handler, event_id, topic, "key", process, owner)
+select $1, $2, $3, $4, $5, owner from microflow_partitions where service = $6 and topic = $3 and number = $7
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One process under test. Executions are noted in `notes` when they begin; `slow` events wait for `gate`."""
+
+    process: str
+    notes: Path
+    gate: Path | None
+
+    async def play(self, kind: str, context: Context) -> None:
+        """Do to an event what its kind says, before it has its effect."""
+        self.note(context)
+        if kind == "slow" and self.gate is not None:
+            while not self.gate.exists():  # noqa: ASYNC110 - another process opens it
+                await asyncio.sleep(0.005)
+        if kind == "flaky" and context.attempt <= 2:
+            raise TimeoutError(f"attempt {context.attempt} of {context.handler}")
+
+    def reject(self, kind: str) -> None:
+        if kind == "hopeless":
+            raise Reject("it should never have been sent")
+
+    def effect(self, context: Context) -> tuple[object, ...]:
+        """The arguments of EFFECT."""
+        record = context.record
+        return (
+            context.handler,
+            context.event_id,
+            record.topic,
+            context.key,
+            self.process,
+            context.service,
+            record.partition,
+        )
+
+    def note(self, context: Context) -> None:
+        line = f"{context.service} {context.handler} {context.event_id} {context.attempt}\n"
+        descriptor = os.open(self.notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(descriptor, line.encode())
+        os.close(descriptor)

@@ -1,0 +1,88 @@
+"""Two processes of one service: one dies, or is paused and goes on. The other takes over; the zombie does no harm."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.crash import checker
+from tests.crash.harness import Chain, Process
+
+SESSION = 1.5
+SLACK = 1.5
+"""Heartbeats, and a machine that is busy with other things."""
+
+
+def test_when_one_of_two_is_killed_the_other_takes_over(chain: Chain) -> None:
+    ours, other = two_that_share(chain)
+    chain.publish(chain.orders(40))
+    chain.wait_until(lambda: len(chain.effects("first")) > 10, "both are at work")
+
+    chain.end(ours)
+    took = chain.wait_until(lambda: chain.owners("first") == {other.name}, "the other has all partitions")
+
+    # The lock of its sign of life goes with a process: nobody needs the session timeout to see that it is dead.
+    assert took < SESSION
+    assert checker.check(chain.run_until_drained()) == []
+
+
+def test_when_one_of_two_is_paused_the_other_takes_over_and_the_zombie_commits_nothing(chain: Chain) -> None:
+    """Semantics 14, 15: it is stopped when a handler has returned, outside of any transaction."""
+    ours, other = two_that_share(chain, fault="after handler:5:stop")
+    chain.publish(chain.orders(60))
+    chain.wait_until(lambda: chain.stopped(ours), "it has stopped")
+    took = chain.wait_until(lambda: chain.owners("first") == {other.name}, "the other has all partitions")
+    chain.run_until_drained(spare_faults=True)  # it needs nobody but the other
+    before = committed_by(chain, ours)
+
+    chain.signal(ours, signal.SIGCONT)
+    chain.wait_until(lambda: chain.owners("first") == {ours.name, other.name}, "they share again")
+
+    assert took < SESSION + SLACK
+    assert committed_by(chain, ours) == before
+    chain.publish(chain.orders(20))
+    assert checker.check(chain.run_until_drained(spare_faults=True)) == []
+    assert committed_by(chain, ours) > before
+
+
+def test_when_one_is_paused_inside_a_transaction_the_other_names_it_and_goes_on_after_it(chain: Chain) -> None:
+    """Semantics 16: nobody can take a write lock away from a process, but one can say who has it."""
+    ours, other = two_that_share(chain, fault="before commit:3:stop")
+    chain.publish(chain.orders(60))
+    chain.wait_until(lambda: chain.stopped(ours), "it has stopped")
+    chain.wait_until(lambda: f"process {ours.pid} holds its write lock" in chain.log(other), "the holder is named")
+    done = len(chain.effects("first"))
+
+    chain.signal(ours, signal.SIGCONT)
+
+    snapshot = chain.run_until_drained(spare_faults=True)
+    assert checker.check(snapshot) == []
+    assert len(snapshot.tables["first"].effects) > done
+
+
+def test_a_relay_that_is_paused_is_relieved_and_what_it_publishes_late_reorders_nothing(chain: Chain) -> None:
+    """Semantics 20: it is stopped with records in hand, which another relay publishes before it goes on."""
+    chain.publish(chain.orders(60))
+    chain.start(chain.order("second"))
+    ours = chain.start(chain.order("first", fault="before publish:2:stop"))
+    chain.wait_until(lambda: chain.stopped(ours), "it has stopped")
+    chain.start(chain.order("first", slot=1))
+    chain.run_until_drained(spare_faults=True)
+    published = len(chain.snapshot().log)
+
+    chain.signal(ours, signal.SIGCONT)
+    chain.wait_until(lambda: len(chain.snapshot().log) > published, "it publishes what is in the log already")
+
+    assert checker.check(chain.run_until_drained(spare_faults=True)) == []
+
+
+def two_that_share(chain: Chain, *, fault: str = "") -> tuple[Process, Process]:
+    """Two processes of the first service that have partitions each, and one of the second service."""
+    chain.start(chain.order("second"))
+    ours = chain.start(chain.order("first", fault=fault, session_timeout=SESSION))
+    other = chain.start(chain.order("first", slot=1, session_timeout=SESSION))
+    chain.wait_until(lambda: chain.owners("first") == {ours.name, other.name}, "they share")
+    return ours, other
+
+
+def committed_by(chain: Chain, process: Process) -> int:
+    return sum(effect.process == process.name for effect in chain.effects("first"))
