@@ -31,6 +31,9 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "demo": Verb("microflow.cli.demo:demo", "Watch an order saga run."),
+    "new": Verb("microflow.cli.new:new", "Make a project that runs."),
+    "dev": Verb("microflow.cli.dev:dev", "Run services, anew whenever their files change."),
     "run": Verb("microflow.cli.run:run", "Run services until they are told to stop."),
     "emit": Verb("microflow.cli.emit:emit", "Publish an event, or a file of them, to the log."),
     "dead-letters": Verb(
