@@ -138,7 +138,7 @@ class CardCompany:
     """A card company with a ledger of its own, in a file: what it was told survives a crash of those who told it.
 
     Cards that end in `-declined` are declined. Each call takes `latency`. Of a `lost` share of the calls the answer is
-    lost after the entry is made; asked again with the same key, the company answers.
+    lost when the money has moved; asked again with the same key, the company answers.
     """
 
     def __init__(self, ledger: str | Path, *, latency: timedelta = timedelta(0), lost: float = 0.0) -> None:
@@ -150,7 +150,7 @@ class CardCompany:
             """
             pragma synchronous = off;
             create table if not exists ledger (
-                idempotency_key text primary key, entry text not null, payment_id text not null, amount text not null
+                idempotency_key text primary key, movement text not null, payment_id text not null, amount text not null
             );
             """
         )
@@ -158,19 +158,19 @@ class CardCompany:
     async def charge(self, card: str, amount: Decimal, *, idempotency_key: str) -> Charge:
         payment_id = f"payment-{idempotency_key[:12]}"
         if card.endswith("-declined"):
-            await self._enter("decline", payment_id, amount, idempotency_key)
+            await self._record("decline", payment_id, amount, idempotency_key)
             return Charge(payment_id, declined="the card was declined")
-        await self._enter("charge", payment_id, amount, idempotency_key)
+        await self._record("charge", payment_id, amount, idempotency_key)
         return Charge(payment_id)
 
     async def refund(self, payment_id: str, amount: Decimal, *, idempotency_key: str) -> None:
-        await self._enter("refund", payment_id, amount, idempotency_key)
+        await self._record("refund", payment_id, amount, idempotency_key)
 
-    async def _enter(self, entry: str, payment_id: str, amount: Decimal, idempotency_key: str) -> None:
+    async def _record(self, movement: str, payment_id: str, amount: Decimal, idempotency_key: str) -> None:
         await asyncio.sleep(self._latency.total_seconds())
         is_new = self.ledger.execute(
             "insert into ledger values (?, ?, ?, ?) on conflict do nothing",
-            (idempotency_key, entry, payment_id, str(amount)),
+            (idempotency_key, movement, payment_id, str(amount)),
         ).rowcount
         if is_new and int(idempotency_key[-8:], 16) < self._lost * 2**32:
             raise ConnectionError("the card company's answer was lost")

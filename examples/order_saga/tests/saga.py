@@ -40,9 +40,9 @@ class Saga:
     def ends(self, order_id: str = "o-1") -> list[str]:
         return [event_type for event_type in self.road(order_id) if event_type in ENDS]
 
-    def ledger(self, entry: str) -> list[tuple[str, Decimal]]:
+    def ledger(self, movement: str) -> list[tuple[str, Decimal]]:
         """The payments that the card company has charged, declined or refunded, as its own ledger says."""
-        rows = self.company.ledger.execute("select payment_id, amount from ledger where entry = ?", (entry,))
+        rows = self.company.ledger.execute("select payment_id, amount from ledger where movement = ?", (movement,))
         return [(payment_id, Decimal(amount)) for payment_id, amount in rows]
 
     async def letters(self, order_id: str = "o-1") -> list[str]:

@@ -21,7 +21,7 @@ def test_a_card_is_charged_once_however_often_the_company_is_asked() -> None:
     charges = [asyncio.run(company.charge("4000-good", TEN, idempotency_key=KEY)) for _ in range(3)]
 
     assert charges == [Charge("payment-0123456789ab")] * 3
-    assert entries(company) == [("charge", "10.00")]
+    assert movements(company) == [("charge", "10.00")]
     company.close()
 
 
@@ -31,7 +31,7 @@ def test_a_declined_card_moves_no_money() -> None:
     charge = asyncio.run(company.charge("4000-declined", TEN, idempotency_key=KEY))
 
     assert charge.declined == "the card was declined"
-    assert entries(company) == [("decline", "10.00")]
+    assert movements(company) == [("decline", "10.00")]
     company.close()
 
 
@@ -40,9 +40,9 @@ def test_when_an_answer_is_lost_the_money_has_moved_and_asking_again_tells() -> 
 
     with pytest.raises(ConnectionError):
         asyncio.run(company.charge("4000-good", TEN, idempotency_key=KEY))
-    assert entries(company) == [("charge", "10.00")]
+    assert movements(company) == [("charge", "10.00")]
     assert not asyncio.run(company.charge("4000-good", TEN, idempotency_key=KEY)).declined
-    assert entries(company) == [("charge", "10.00")]
+    assert movements(company) == [("charge", "10.00")]
     company.close()
 
 
@@ -53,7 +53,7 @@ def test_the_company_remembers_what_a_killed_service_told_it(tmp_path: Path) -> 
 
     asyncio.run(after.charge("4000-good", TEN, idempotency_key=KEY))
 
-    assert entries(after) == [("charge", "10.00")]
+    assert movements(after) == [("charge", "10.00")]
     before.close()
     after.close()
 
@@ -95,5 +95,5 @@ def test_the_environment_says_how_bad_the_day_is(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "new folder" / "ledger.db").exists()
 
 
-def entries(company: CardCompany) -> list[tuple[str, str]]:
-    return company.ledger.execute("select entry, amount from ledger").fetchall()
+def movements(company: CardCompany) -> list[tuple[str, str]]:
+    return company.ledger.execute("select movement, amount from ledger").fetchall()
