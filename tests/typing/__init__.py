@@ -1,0 +1,1 @@
+# noqa: A005 - it is tests.typing
