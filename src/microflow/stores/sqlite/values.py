@@ -166,7 +166,7 @@ def declared_types() -> Iterator[None]:
     by `register_converter`, ours would change what the user's own connections give. So they are there for that
     moment only: about 1 µs.
     """
-    table: dict[str, Callable[[bytes], Any]] = getattr(sqlite3, "converters")  # noqa: B009 - typeshed has no entry
+    table = sqlite3.converters
     with _ours_are_in_place:
         before = dict(table)
         table.update(CONVERTERS)
