@@ -19,7 +19,7 @@ from microflow.signals import Signal
 
 logger = logging.getLogger("microflow.relay")
 
-LEASE = timedelta(seconds=5)
+LEASE = timedelta(seconds=2)
 FIRST_WAIT = timedelta(milliseconds=50)
 LONGEST_WAIT = timedelta(seconds=5)
 
@@ -49,6 +49,8 @@ class Relay:
         self._signal = Signal(clock)
         self._lease_ends = clock.now() - LEASE
         self.published = 0
+        self.stands_by = False
+        """Whether another one holds the lease."""
 
     def wake(self) -> None:
         """Rows were committed: publish them now."""
@@ -103,7 +105,8 @@ class Relay:
     async def _hold_lease(self) -> bool:
         now = self._clock.now()
         if self._lease_ends - now < LEASE * 2 / 3:
-            if not await self._outbox.lease(owner=self._owner, now=now, until=now + LEASE):
+            self.stands_by = not await self._outbox.lease(owner=self._owner, now=now, until=now + LEASE)
+            if self.stands_by:
                 return False
             self._lease_ends = now + LEASE
         return True
