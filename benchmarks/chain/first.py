@@ -1,0 +1,29 @@
+"""The chain's first service: takes what has begun, remembers it, and lets it continue."""
+
+from __future__ import annotations
+
+from microflow import Context, Event, Service, on
+
+
+class Begun(Event, key="account"):
+    account: str
+    number: int
+
+
+class Continued(Event, key="account"):
+    account: str
+    number: int
+
+
+@on(Begun)
+async def carry_on(begun: Begun, context: Context) -> Continued:
+    context.write(
+        "insert into accounts (account, events, last) values ($1, 1, $2) "
+        "on conflict (account) do update set events = events + 1, last = excluded.last",
+        begun.account,
+        begun.number,
+    )
+    return Continued(account=begun.account, number=begun.number)
+
+
+service = Service("first", tables="accounts.sql")
