@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections.abc
+import sys
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Generic, List, Never, NoReturn, Optional, Tuple, TypeVar, Union  # noqa: UP035
 
 import pytest
@@ -28,7 +30,9 @@ from microflow.emits import (
 )
 from microflow.errors import ContractError, DefinitionError
 from microflow.events import Command, Event, Message
+from microflow.signatures import handler_of
 from tests.asynchronous import asynchronous
+from tests.user_code import user_module
 
 T = TypeVar("T")
 
@@ -319,3 +323,26 @@ async def test_an_error_in_an_iterator_is_the_handlers_own() -> None:
 
     with pytest.raises(TimeoutError, match="carrier"):
         await drain_async(failing(), limit=10)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 695 is Python 3.12's")
+def test_type_statements_are_read(tmp_path: Path) -> None:
+    module = user_module(
+        tmp_path,
+        """
+        type Outcome = PaymentReceived | Late
+        type Maybe[T] = T | None
+        type Endless = list[Endless]
+        @on("OrderAccepted")
+        async def take_payment(order: OrderAccepted) -> list[Maybe[Outcome]]: ...
+        @on("OrderAccepted")
+        async def endless(order: OrderAccepted) -> Endless: ...
+        class Late(Event):
+            pass
+        """,
+    )
+
+    grammar = handler_of(module.take_payment, {}).emits
+    assert written(grammar) == "list[PaymentReceived | Late | None]"
+    with pytest.raises(DefinitionError, match="contains itself"):
+        handler_of(module.endless, {})
