@@ -12,6 +12,7 @@ from typing import Any
 from microflow.frames import user_frames
 
 KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+OF_CONTEXT = frozenset({"flow", "event", "handler", "attempt"})
 COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 
 
@@ -78,9 +79,11 @@ class ConsoleFormatter(logging.Formatter):
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         if self._colour and record.levelno in COLOURS:
             level = f"\033[{COLOURS[record.levelno]}m{level}\033[0m"
-        extra = _extra(record)
-        about = f"  ({', '.join(f'{name} {value}' for name, value in extra.items())})" if extra else ""
-        lines = [f"{at} {level}{record.getMessage()}{about}"]
+        # Who of the user's says it; what we say names its service itself.
+        name = "" if record.name.partition(".")[0] in {"microflow", "root"} else f"{record.name}: "
+        extra = {key: value for key, value in _extra(record).items() if self._all_frames or key not in OF_CONTEXT}
+        about = f"  ({', '.join(f'{key} {value}' for key, value in extra.items())})" if extra else ""
+        lines = [f"{at} {level}{name}{record.getMessage()}{about}"]
         if record.exc_info and record.exc_info[1] is not None:
             lines.append(_trace(record.exc_info[1], self._all_frames))
             lines.append(f"  {_in_a_line(record.exc_info[1])}")

@@ -1,0 +1,297 @@
+"""Emitting: typed events become records of the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from microflow.cli.console_lines import in_words
+from microflow.cli.event_forms import Form, form_of_target, form_without_target, misfit, read_fields, read_json
+from microflow.cli.failures import INTERRUPTED
+from microflow.cli.following import follow_flows
+from microflow.cli.look import Look
+from microflow.cli.report_lines import json_line
+from microflow.cli.screen import Screen
+from microflow.cli.stopping import Stopping
+from microflow.clocks import SystemClock
+from microflow.connect import connect_transport
+from microflow.envelopes import headers_of, open_envelope, source_of
+from microflow.errors import ContractError, DecodeError, nearest
+from microflow.ids import root_id
+from microflow.log_reader import LogReader
+from microflow.partitioner import Partitioner
+from microflow.ports import Record, Topic, Transport
+from microflow.service import build
+from microflow.settings import Settings, read_settings
+from microflow.targets import load_target
+
+NAME = "microflow-cli"
+BATCH = 500
+BIG = 1000
+TIME_TO_STOP = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What was asked for."""
+
+    event_type: str
+    fields: tuple[str, ...]
+    file: str | None
+    key: str | None
+    flow: str | None
+    app: str | None
+    follow: bool
+
+
+def emit_events(order: Order, *, kafka: str | None, look: Look) -> int:
+    """Publish what was asked for and return the exit code."""
+    settings = read_settings({"kafka": kafka})
+    screen = Screen(look, log_format="console")
+    fields = read_fields(order.fields)
+    form = _form(order, settings)
+    with _lines(order.file) as file:
+        total = _check(form, fields, order, file)
+        emitting = Emitting(form, fields, order, settings, screen=screen)
+        stopping = Stopping(drain=TIME_TO_STOP, told=lambda: None)
+        screen.gone = stopping.request
+        return stopping.run(lambda: emitting.run(file, total))
+
+
+def _form(order: Order, settings: Settings) -> Form:
+    if order.app is None:
+        return form_without_target(order.event_type, key=order.key, topics=settings.topics)
+    target = load_target(order.app)
+    definition = build(target.service, topics=settings.topics)
+    return form_of_target(order.event_type, target, definition, key=order.key, topics=settings.topics)
+
+
+# ── the events ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lines(path: str | None) -> IO[bytes]:
+    """The file, to be read twice; stdin is copied, because it can be read once only."""
+    if path is None or path == "-":
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        if path == "-":
+            copy.writelines(sys.stdin.buffer)
+        return copy
+    try:
+        return Path(path).open("rb")
+    except OSError as cause:
+        near = nearest(Path(path).name, [each.name for each in Path(path).parent.glob("*.json*")])
+        raise ContractError(
+            f"{path} cannot be read: {cause.strerror}.", fix=f"Did you mean {near}?" if near else None
+        ) from cause
+
+
+def _check(form: Form, fields: dict[str, Any], order: Order, file: IO[bytes]) -> int:
+    """Read every event once and count them, so that a mistake in the last line publishes nothing."""
+    total = 0
+    for place, each in _events(order, fields, file):
+        try:
+            form.key_of(form.typed(each))
+        except (DecodeError, ContractError) as error:
+            raise (misfit(error, place) if place else error) from None
+        total += 1
+    _check_flow(order.flow, form)
+    return total
+
+
+def _check_flow(flow: str | None, form: Form) -> None:
+    # What no service would read is not written.
+    headers = headers_of(
+        identifier="check", event_type=form.event_type, source=source_of(NAME), now=SystemClock().now(),
+        correlation_id=flow or "check", causation_id=None, key=None,
+    )  # fmt: skip
+    try:
+        open_envelope(Record(form.topic, 0, None, b"", headers), type_of_topic=None, origin="")
+    except DecodeError as error:
+        raise ContractError(error.what, why=error.why, fix="--flow order-1") from None
+
+
+def _events(order: Order, fields: dict[str, Any], file: IO[bytes]) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Each event with its place in the file."""
+    if order.file is None:
+        yield None, fields
+        return
+    file.seek(0)
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        place = f"{'stdin' if order.file == '-' else order.file}:{number}"
+        try:
+            value = read_json(line)
+        except ValueError as cause:
+            raise ContractError(f"This line is no JSON: {cause}.", where=place, fix="Nothing was published.") from cause
+        if not isinstance(value, dict):
+            raise ContractError(
+                "This line is no JSON object.", where=place, why='An event is one: {"order_id": "o-1"}',
+                fix="Nothing was published.",
+            )  # fmt: skip
+        yield place, value | fields
+
+
+# ── publishing ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Emitting:
+    """Publishes events and shows what became of them."""
+
+    def __init__(self, form: Form, fields: dict[str, Any], order: Order, settings: Settings, *, screen: Screen) -> None:
+        self._form = form
+        self._fields = fields
+        self._order = order
+        self._settings = settings
+        self._screen = screen
+        self._clock = SystemClock()
+        self._partitioner = Partitioner()
+        self._random_bits = random.SystemRandom().getrandbits
+        self._flows: set[str] = set()
+        self._published = 0
+
+    async def run(self, file: IO[bytes], total: int) -> int:
+        """Publish all, then follow their flows if that was asked for."""
+        transport = connect_transport(self._settings, clock=self._clock)
+        try:
+            topic = await self._topic(transport)
+            if not self._order.follow:
+                return await self._publish_all(transport, topic, file, total)
+            topics = await transport.topics.describe()
+            async with LogReader.open(transport, list(topics), from_end=True) as reader:
+                code = await self._publish_all(transport, topic, file, total)
+                return code or await follow_flows(reader, self._flows, screen=self._screen)
+        finally:
+            await transport.close()
+
+    async def _topic(self, transport: Transport) -> Topic:
+        name = self._form.topic
+        before = await transport.topics.describe()
+        if await transport.topics.ensure([name]):
+            raise ContractError(
+                f"The log has no topic {name}.", fix=f"microflow topics apply   (or create {name} yourself)"
+            )
+        if name not in before:
+            near = nearest(name, before)
+            meant = f" Did you mean {near}?" if near else ""
+            click.echo(f"note: the topic {name} is new: no service has read or written it yet.{meant}", err=True)
+        return (await transport.topics.describe([name]))[name]
+
+    async def _publish_all(self, transport: Transport, topic: Topic, file: IO[bytes], total: int) -> int:
+        began = time.monotonic()
+        batch: list[Record] = []
+        with _Progress(self._screen, total) as progress:
+            try:
+                for _, fields in _events(self._order, self._fields, file):
+                    batch.append(self._record(fields, topic))
+                    if len(batch) == BATCH:
+                        await self._publish(transport, batch, progress.advance)
+                        batch = []
+                await self._publish(transport, batch, progress.advance)
+            except asyncio.CancelledError:
+                click.echo(f"stopped: {self._published} of {total} events are published", err=True)
+                return INTERRUPTED
+        if self._order.file is not None:
+            self._tell_all(timedelta(seconds=time.monotonic() - began))
+        return 0
+
+    def _record(self, fields: dict[str, Any], topic: Topic) -> Record:
+        typed = self._form.typed(fields)
+        key = self._form.key_of(typed).encode()
+        now = self._clock.now()
+        identifier = root_id(now, self._random_bits)
+        headers = headers_of(
+            identifier=identifier,
+            event_type=self._form.event_type,
+            source=source_of(NAME),
+            now=now,
+            correlation_id=self._order.flow or identifier,
+            causation_id=None,
+            key=key,
+        )
+        partition = self._partitioner.partition(key, partitions=topic.partitions)
+        value = json.dumps(typed, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
+        return Record(topic.name, partition, key, value, headers)
+
+    async def _publish(self, transport: Transport, records: list[Record], advance: Callable[[int], None]) -> None:
+        for error in await transport.publish(records):
+            if error is not None:
+                if self._published:
+                    click.echo(f"{self._published} events are published before this:", err=True)
+                raise error
+            self._published += 1
+        for record in records:
+            headers = dict(record.headers)
+            flow = headers["ce_correlationid"].decode()
+            if self._order.follow:
+                self._flows.add(flow)
+            if self._order.file is None:
+                self._tell_one(record, headers["ce_id"].decode(), flow)
+        advance(len(records))
+
+    def _tell_one(self, record: Record, identifier: str, flow: str) -> None:
+        key = (record.key or b"").decode()
+        if self._screen.json:
+            fields = {
+                "message": "emitted",
+                "type": self._form.event_type,
+                "event": identifier,
+                "flow": flow,
+                "key": key,
+            }
+            self._screen.line(json_line({**fields, "topic": record.topic, "partition": record.partition}))
+        elif not self._screen.quiet:
+            where = f"{record.topic}[{record.partition}]"
+            self._screen.line(f"emitted {self._form.event_type} {key} → {where} · flow {flow}")
+
+    def _tell_all(self, took: timedelta) -> None:
+        if self._screen.json:
+            fields = {"message": "emitted", "type": self._form.event_type, "topic": self._form.topic}
+            self._screen.line(json_line({**fields, "events": self._published}))
+        elif not self._screen.quiet:
+            what = f"{self._published} × {self._form.event_type}"  # noqa: RUF001 - a number of things
+            self._screen.line(f"emitted {what} → {self._form.topic} in {in_words(took)}")
+
+
+class _Progress:
+    """How far a big file is: a bar on a terminal, elsewhere a line for every tenth."""
+
+    def __init__(self, screen: Screen, total: int) -> None:
+        self._screen = screen
+        self._total = total
+        self._done = 0
+        self._shown = total >= BIG and not screen.quiet
+        bar = self._shown and not screen.json and sys.stdout.isatty()
+        self._bar = click.progressbar(length=total, label="emitting") if bar else None
+
+    def __enter__(self) -> _Progress:
+        if self._bar is not None:
+            self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+
+    def advance(self, count: int) -> None:
+        """So many more are published."""
+        before, self._done = self._done, self._done + count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self._shown and self._done * 10 // self._total > before * 10 // self._total:
+            share = self._done * 100 // self._total
+            if self._screen.json:
+                self._screen.line(json_line({"message": "progress", "published": self._done, "of": self._total}))
+            else:
+                self._screen.line(f"emitting {self._done}/{self._total} · {share} %")

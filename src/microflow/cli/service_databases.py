@@ -1,0 +1,86 @@
+"""Which services have a database here: for verbs that look into one without running its service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from microflow.clocks import SystemClock
+from microflow.connect import SQLITE, connect_store, sqlite_path
+from microflow.errors import TargetError, nearest
+from microflow.ports import Store
+from microflow.service import build
+from microflow.settings import Settings, read_settings
+from microflow.targets import load_target
+
+
+def services_meant(target: str | None, service: str | None, *, database: str | None, settings: Settings) -> list[str]:
+    """The services that were asked for: of a target, by name, or all that have a database here.
+
+    Raises TargetError if there is none.
+    """
+    if target is not None:
+        names = [build(load_target(target).service, topics=settings.topics).name]
+    elif service is not None:
+        names = [service]
+    elif settings.database is not None:
+        raise TargetError(
+            "Whose dead letters?", why="The database may be that of several services.", fix="Add --service NAME"
+        )
+    else:
+        names = known_services(settings)
+        if not names:
+            raise TargetError(
+                "No service has a database here.",
+                why=f"They are looked for in {settings.folder}.",
+                fix="microflow dead-letters list --database sqlite:///PATH --service NAME",
+            )
+    for name in names:
+        _check_there(name, settings)
+    return names
+
+
+def read_settings_for(database: str | None, *, log_level: str | None = None) -> Settings:
+    """Settings in which a database that was typed goes before what is set for one service."""
+    settings = read_settings({"database": database, "log_level": log_level})
+    return settings if database is None else replace(settings, databases={})
+
+
+def known_services(settings: Settings) -> list[str]:
+    """The services with a database here, by name."""
+    log = settings.kafka.removeprefix("local:")
+    by_file = {path: path.stem for path in sorted(settings.folder.glob("*.db")) if str(path) != log}
+    for name in settings.databases:
+        if (path := _file(name, settings)).is_file():
+            by_file.setdefault(path, name)
+    return sorted(by_file.values())
+
+
+@asynccontextmanager
+async def opened(service: str, settings: Settings) -> AsyncIterator[Store]:
+    """The database of a service, without its service."""
+    store = await connect_store(settings, service=service, clock=SystemClock())
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _check_there(name: str, settings: Settings) -> None:
+    # Opening would make the file, and say that all is well with a service that never ran.
+    path = _file(name, settings)
+    if path.is_file():
+        return
+    known = known_services(settings)
+    near = nearest(name, known)
+    raise TargetError(
+        f"There is no database of {name}: {path} does not exist.",
+        why=f"Services with a database here: {', '.join(known)}." if known else None,
+        fix=f"Did you mean --service {near}?" if near and near != name else f"--database {SQLITE}PATH",
+    )
+
+
+def _file(name: str, settings: Settings) -> Path:
+    return sqlite_path(settings.database_of(name))
