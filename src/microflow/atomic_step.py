@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from microflow.context import Write
 from microflow.dead_letters import dead_letter_of, describe, judge
-from microflow.deliveries import Execution, Failed, Inside, Postponed, State, Succeeded
+from microflow.deliveries import Execution, Failed, Inside, Postponed, Succeeded
 from microflow.errors import Fenced, HandlerTimeout, StoreError
 from microflow.execution import is_cancelled, watch_wait
 from microflow.outages import TRANSIENT_TRIES
@@ -18,10 +18,12 @@ from microflow.runtime import Runtime
 
 @dataclass(slots=True)
 class Settled:
-    """What became of a batch. `reset` may run again: an execution that they ran behind failed in its transaction."""
+    """What became of a batch. `failed` are those of the committed ones whose failure showed in the transaction, and
+    `reset` those that had run behind one: they wait again."""
 
     committed: list[Execution] = field(default_factory=list)
     duplicates: list[Execution] = field(default_factory=list)
+    failed: list[Execution] = field(default_factory=list)
     reset: list[Execution] = field(default_factory=list)
     has_outbox: bool = False
 
@@ -114,7 +116,7 @@ class AtomicStep:
         for write in writes:
             try:
                 await transaction.connection.execute(write.sql, *write.args)
-            except StoreError as error:
+            except Exception as error:  # its arguments are the user's, so it may be anything
                 raise _HandlerFailed(execution, error) from error
 
     async def _run_inside(self, transaction: Transaction, execution: Execution) -> Succeeded:
@@ -184,6 +186,7 @@ class AtomicStep:
         self, parts: list[list[Execution]], failed: Execution, error: BaseException, settled: Settled
     ) -> None:
         runtime = self._runtime
+        settled.failed.append(failed)
         failed.outcome = judge(
             failed,
             error,
@@ -195,7 +198,7 @@ class AtomicStep:
             behind = {each for each in part if _is_behind(each, failed)}
             part[:] = [each for each in part if each not in behind]
             for execution in behind:
-                execution.state, execution.outcome = State.WAITING, None
+                execution.wait_again()
             settled.reset.extend(behind)
 
 

@@ -11,7 +11,7 @@ from microflow.errors import ContractError, DecodeError, Reject
 from microflow.ports import DeadLetter
 from microflow.retries import RetryPolicy, choose
 
-LONGEST_TRACE = 4096
+LONGEST_TEXT = 4096
 
 
 def judge(
@@ -49,18 +49,25 @@ def dead_letter_of(execution: Execution, failed: Failed) -> DeadLetter:
 
 
 def describe(error: BaseException) -> str:
-    """An error's class and text, in one line for a person to find it by."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """An error's class and text, for a person to find it by; at most 4 KiB, cut in the middle."""
+    try:
+        text = str(error)
+    except Exception as failure:
+        text = f"(its text cannot be had: {type(failure).__name__})"
+    return _storable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def user_frames(error: BaseException) -> str:
     """Where an error passed through the user's code, the innermost last; at most 4 KiB, cut in the middle."""
-    text = "".join(traceback.format_list(frames.user_frames(error))).rstrip()
-    if len(text) > LONGEST_TRACE:
-        half = LONGEST_TRACE // 2
+    return _storable("".join(traceback.format_list(frames.user_frames(error))).rstrip())
+
+
+def _storable(text: str) -> str:
+    """A text that every database takes: no half characters, no zero bytes, and not longer than anybody reads."""
+    if len(text) > LONGEST_TEXT:
+        half = LONGEST_TEXT // 2
         text = f"{text[:half]}\n  …\n{text[-half:]}"
-    return text
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _reason(error: BaseException) -> str:

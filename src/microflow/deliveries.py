@@ -37,6 +37,11 @@ class Delivery:
         """What its executions are kept in order by; None for a record without a key."""
         return None if self.record.key is None else OrderingKey(self.record.topic, self.record.key)
 
+    @property
+    def queue(self) -> OrderingKey | bytes:
+        """The queue of its executions: its key's, or one of its own. A redelivery of the record has the same."""
+        return self.ordering or self.envelope.digest
+
 
 # ── how an execution ends ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,6 +92,7 @@ class Execution:
     `sequence` is its place in the lane. `parked` is the row it resumes, if it was parked before. An `orphan` ran when
     its partition was taken away: it may be adopted by a redelivery, and is never committed unless it is; an
     `obsolete` one cannot be adopted any more and only keeps its key closed until it ends.
+    A `recalled` one runs behind one that failed in its transaction: its result does not count, and it waits again.
     `repeats` are deliveries of the same event that came while it was under way. `ended` says that its lane is done
     with it, whatever became of it.
     """
@@ -100,6 +106,7 @@ class Execution:
     took: timedelta = timedelta(0)
     orphan: bool = False
     obsolete: bool = False
+    recalled: bool = False
     ended: bool = False
     repeats: list[Execution] = field(default_factory=list)
 
@@ -116,6 +123,24 @@ class Execution:
     def halts(self) -> bool:
         return self.handler is not None and self.handler.halt
 
+    @property
+    def parks(self) -> bool:
+        """Whether its end leaves a parked row, which others may have to wait for."""
+        match self.outcome:
+            case Postponed():
+                return True
+            case Failed(due=due):
+                return due is not None or self.halts
+            case _:
+                return False
+
+    def wait_again(self) -> None:
+        """Forget its result: what it ran behind has failed. One whose headers cannot be read has nothing to forget."""
+        self.state = State.WAITING
+        self.recalled = False
+        if self.handler is not None:
+            self.outcome = None
+
     def claim(self) -> Claim:
         return Claim(
             key=self.claim_key,
@@ -127,10 +152,6 @@ class Execution:
         )
 
     def _status(self) -> ClaimStatus:
-        match self.outcome:
-            case Postponed():
-                return "parked"
-            case Failed(due=due):
-                return "parked" if due is not None or self.halts else "dead"
-            case _:
-                return "done"
+        if self.parks:
+            return "parked"
+        return "dead" if isinstance(self.outcome, Failed) else "done"

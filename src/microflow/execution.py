@@ -29,6 +29,9 @@ from microflow.service import CallNext, Definition
 
 logger = logging.getLogger("microflow.execution")
 
+AT_ONCE = "at once"
+"""The message of a cancellation that does not wait for threads."""
+
 
 class Executor:
     """Runs the handlers of one service. `provided` is what its lifespan gave, by type."""
@@ -154,7 +157,8 @@ def check_size(sealed: Sealed, max_record_bytes: int, *, where: str | None) -> N
 
 
 async def _in_thread(function: Callable[[], Any], handler: Handler) -> Any:
-    """Run a plain function in a thread of its own; a cancellation is passed on once the thread has ended.
+    """Run a plain function in a thread of its own; a cancellation is passed on once the thread has ended, so that its
+    key stays closed; at the end of the process (`AT_ONCE`) at once.
 
     The thread is a daemon: one that never ends keeps its key closed, but does not keep the process from exiting.
     """
@@ -177,11 +181,11 @@ async def _in_thread(function: Callable[[], Any], handler: Handler) -> Any:
     threading.Thread(target=work, name=f"microflow-{handler.name}", daemon=True).start()
     try:
         return await asyncio.shield(ended)
-    except asyncio.CancelledError:
-        if not ended.done():
+    except asyncio.CancelledError as cancelled:
+        if not ended.done() and cancelled.args != (AT_ONCE,):
             logger.warning("%s  %s is past its end; its key waits for its thread", handler.where, handler.name)
             await asyncio.wait([ended])
-        if not ended.cancelled():
+        if ended.done():
             ended.exception()
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 from microflow.errors import Fenced
 from microflow.ports import Changes
@@ -55,6 +56,7 @@ class Housekeeping:
                 await transaction.write(Changes(watermarks=watermarks))
         except Fenced as fenced:
             runtime.assignment.lose(partition for partition in watermarks if partition in fenced.partitions)
+            self._moved.set()  # the others' are still to be stored
             return
         runtime.reach("after watermark")
         runtime.watermarks.stored(watermarks)
@@ -62,12 +64,14 @@ class Housekeeping:
     async def purge(self) -> None:
         """Forget finished claims and old dead letters once their retention is over, until cancelled."""
         runtime = self._runtime
+        store, limits = runtime.store, runtime.limits
         while True:
             now = runtime.clock.now()
-            before = now - runtime.limits.inbox_retention
-            while await runtime.store.inbox.purge(completed_before=before, limit=PURGE_AT_ONCE) == PURGE_AT_ONCE:
-                await runtime.clock.sleep(timedelta(0))
-            before = now - runtime.limits.dead_letter_retention
-            while await runtime.store.dead_letters.purge(failed_before=before, limit=PURGE_AT_ONCE) == PURGE_AT_ONCE:
-                await runtime.clock.sleep(timedelta(0))
+            await self._purge_all(partial(store.inbox.purge, completed_before=now - limits.inbox_retention))
+            await self._purge_all(partial(store.dead_letters.purge, failed_before=now - limits.dead_letter_retention))
             await runtime.clock.sleep(PURGE_EVERY)
+
+    async def _purge_all(self, purge: Callable[..., Awaitable[int]]) -> None:
+        runtime = self._runtime
+        while await runtime.outages.insist(partial(purge, limit=PURGE_AT_ONCE)) == PURGE_AT_ONCE:
+            await runtime.clock.sleep(timedelta(0))

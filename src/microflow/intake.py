@@ -5,6 +5,7 @@ It is also the service's ear for rebalances: partitions begin with a new epoch a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -31,7 +32,8 @@ PAUSE_AFTER_ERROR = timedelta(milliseconds=250)
 class Intake:
     """Reads the topics of a service into its lanes. `skipped` is called for records that it does not handle.
 
-    `joined` is set when partitions are assigned, `changed` whenever they have changed.
+    `joined` is set when partitions are assigned, `changed` whenever they have changed; while `rebalancing` is true it
+    is not known yet which they are.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Intake:
         self._draining = False
         self._stopping = False
         self._refusal: Exception | None = None
+        self._changing = asyncio.Lock()
+        self.rebalancing = True
         self.joined = Signal(runtime.clock)
         self.skipped = 0
         self.changed = Signal(runtime.clock)
@@ -99,15 +103,17 @@ class Intake:
     # ── records ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _fetch(self, subscription: Subscription) -> None:
-        self._throttle(subscription)
+        limits = self._runtime.limits
         try:
-            records = await subscription.fetch(
-                max_records=self._runtime.limits.fetch, wait=self._runtime.limits.fetch_wait
-            )
+            # Before the records are there: what was read before a partition begins anew must not be taken in after it.
             await self._take_back(subscription)
+            self._throttle(subscription)
+            room = max(limits.in_flight - self._runtime.watermarks.unfinished, 1)
+            records = await subscription.fetch(max_records=min(limits.fetch, room), wait=limits.fetch_wait)
         except TransportError as error:
-            logger.warning("the log does not answer (%s); trying again", error)
-            await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
+            if not self._stopping:
+                logger.warning("the log does not answer (%s); trying again", error)
+                await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
             return
         if not self._draining:
             for record in records:
@@ -197,9 +203,11 @@ class Intake:
     async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Wait for open transactions only; what runs becomes an orphan."""
         self._runtime.reach("before revoke")
-        if self._subscription is not None:
-            await self._tell_offsets(self._subscription)
-        await self._give_up(partitions)
+        self.rebalancing = True
+        async with self._changing:
+            if self._subscription is not None:
+                await self._tell_offsets(self._subscription)
+            await self._give_up(partitions)
         self._runtime.reach("after revoke")
 
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
@@ -207,10 +215,13 @@ class Intake:
         self._runtime.reach("before assign")
         assert self._subscription is not None
         try:
-            await self._check_group(self._subscription, partitions)
-            await self._take(self._subscription, partitions)
+            async with self._changing:
+                await self._check_group(self._subscription, partitions)
+                await self._take(self._subscription, partitions)
         except IdentityError as refusal:
             self._refusal = refusal
+            return
+        self.rebalancing = False
         self._runtime.reach("after assign")
         self.joined.set()
         self.changed.set()
@@ -248,11 +259,19 @@ class Intake:
 
     async def _take_back(self, subscription: Subscription) -> None:
         """A fence refused an epoch, and yet the log still counts us as the owner: begin a newer one."""
-        lost = frozenset(self._runtime.assignment.lost)
-        if lost and not self._stopping:
+        if not self._runtime.assignment.lost or self._stopping:
+            return
+        async with self._changing:
+            lost = frozenset(self._runtime.assignment.lost)
+            lows = self._runtime.watermarks.lows()
+            try:
+                await subscription.commit({each: lows[each] for each in lost}, metadata=self._database_id)
+            except TransportError:
+                return  # not the log's owner either: a rebalance will tell
             await self._give_up(lost)
             await self._take(subscription, lost)
-            self.changed.set()
+            subscription.resume(lost)  # there was no rebalance that would have forgotten that they were paused
+        self.changed.set()
 
     async def _store_first(self, epochs: Mapping[TopicPartition, int], offsets: Mapping[TopicPartition, int]) -> None:
         try:

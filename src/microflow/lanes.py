@@ -15,9 +15,9 @@ from datetime import timedelta
 
 from microflow.atomic_step import AtomicStep, Settled
 from microflow.dead_letters import attempts_of, judge
-from microflow.deliveries import Delivery, Execution, Failed, Inside, Postponed, State, Succeeded
+from microflow.deliveries import Execution, Failed, Inside, Postponed, State, Succeeded
 from microflow.errors import HandlerTimeout
-from microflow.execution import is_cancelled
+from microflow.execution import AT_ONCE, is_cancelled
 from microflow.ports import Blocked, ClaimKey, OrderingKey, TopicPartition
 from microflow.reports import Emission, Report, ReportedOutcome
 from microflow.runtime import Runtime
@@ -56,6 +56,11 @@ class _Queue:
             return False
         return self.blocked_all or execution.handler.name in self.blocked_handlers
 
+    def behind(self, execution: Execution) -> list[Execution]:
+        """Those that come after one."""
+        everybody = list(self.executions)
+        return everybody[everybody.index(execution) + 1 :]
+
     def next(self) -> Execution | None:
         """The execution whose turn it is; None while an earlier one runs, or must be committed first."""
         for execution in self.executions:
@@ -88,7 +93,7 @@ class Lane:
         self._signal = Signal(runtime.clock)
         self._lock = asyncio.Lock()
         self._mailbox: deque[Execution] = deque()
-        self._queues: dict[OrderingKey | Delivery, _Queue] = {}
+        self._queues: dict[OrderingKey | bytes, _Queue] = {}
         self._under_way: dict[ClaimKey, Execution] = {}
         self._runnable: deque[Execution] = deque()
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
@@ -100,7 +105,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether nothing is left to be done here."""
-        return not (self._mailbox or self._tasks or self._runnable or self._finished or self._under_way)
+        return not (self._mailbox or self._tasks or self._under_way or self._lock.locked())
 
     @property
     def busy(self) -> bool:
@@ -135,12 +140,12 @@ class Lane:
         self._mailbox.clear()
         self._runnable.clear()
 
-    async def cancel(self) -> None:
-        """Cancel what runs and wait until it has ended."""
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel what runs, and return it."""
         tasks = list(self._tasks.values())
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            task.cancel(AT_ONCE)
+        return tasks
 
     # ── partitions come and go ────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,6 +174,7 @@ class Lane:
                 self._remove(execution)
             else:
                 execution.orphan = True
+                execution.obsolete = execution.obsolete or execution.recalled
 
     def keep(self, starts: Mapping[TopicPartition, int]) -> None:
         """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain."""
@@ -178,6 +184,8 @@ class Lane:
             redelivered = start is not None and execution.delivery.record.offset >= start and execution.parked is None
             if execution.orphan and not redelivered:
                 self._abandon(execution)
+        for name in tuple(self._queues):  # something may have waited for one that was dropped
+            self._advance(name)
 
     def _abandon(self, orphan: Execution) -> None:
         orphan.obsolete = True
@@ -186,7 +194,9 @@ class Lane:
         self._remove(orphan)
         self._report(orphan, "dropped")
         self.submit(orphan.repeats)
-        self._advance(orphan.delivery.ordering or orphan.delivery)
+        if orphan.parked is not None:
+            self._parked()
+        self._advance(orphan.delivery.queue)
 
     # ── admission ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -199,7 +209,7 @@ class Lane:
         store, insist = self._runtime.store, self._runtime.outages.insist
         seen = await insist(lambda: store.inbox.seen(fresh)) if fresh else {}
         blocked = await insist(lambda: store.parking.blocked([key for key in keys if key is not None]))
-        touched: dict[OrderingKey | Delivery, None] = {}
+        touched: dict[OrderingKey | bytes, None] = {}
         for execution in arrived:
             if not self._runtime.assignment.owns(execution.delivery.source):
                 execution.ended = True
@@ -207,12 +217,13 @@ class Lane:
             if execution.parked is None and (content := seen.get(execution.claim_key)) is not None:
                 self._settled_elsewhere(execution, diverged=content != execution.delivery.envelope.content)
                 continue
-            if self._joins_another(execution):
+            name = execution.delivery.queue
+            holding = blocked.get(name) if isinstance(name, OrderingKey) else None
+            if self._joins_another(execution, holding):
                 continue
-            name = execution.delivery.ordering or execution.delivery
             queue = self._queues.setdefault(name, _Queue())
             if name not in touched:
-                queue.learn(blocked.get(name) if isinstance(name, OrderingKey) else None)
+                queue.learn(holding)
                 touched[name] = None
             self._sequence += 1
             execution.sequence = self._sequence
@@ -229,23 +240,25 @@ class Lane:
         if other is not None and other.orphan:
             self._abandon(other)
 
-    def _joins_another(self, execution: Execution) -> bool:
+    def _joins_another(self, execution: Execution, holding: Blocked | None) -> bool:
         """Whether its event is under way already: an orphan is adopted, a repetition waits for the first one's end."""
         other = self._under_way.get(execution.claim_key)
-        if other is None:
+        if other is not None and other.orphan and not other.obsolete and _is_overtaken(execution, holding):
+            self._abandon(other)
+        if other is None or other.ended:
             return False
         if not other.orphan or other.obsolete:
             other.repeats.append(execution)
             return True
         other.orphan = False
-        other.delivery, other.parked = execution.delivery, execution.parked
+        other.delivery = execution.delivery
         if other.state is State.FINISHED:
             self._finished.append(other)
         return True
 
     # ── execution ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _advance(self, name: OrderingKey | Delivery) -> None:
+    def _advance(self, name: OrderingKey | bytes) -> None:
         """Start whatever may start of a key now."""
         queue = self._queues.get(name)
         while queue is not None and not self._draining and (execution := queue.next()) is not None:
@@ -286,7 +299,9 @@ class Lane:
             runtime.reach("before handler")
             outcome = await runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt)
             runtime.reach("after handler")
-        except (Exception, asyncio.CancelledError) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no Exception; here it is an attempt
             if runtime.deadlines.forget(task):
                 limit = handler.deadline or runtime.limits.deadline
                 why = f"{handler.name} ran longer than its deadline of {limit.total_seconds():g} s."
@@ -299,14 +314,20 @@ class Lane:
             runtime.deadlines.forget(task)
             del self._tasks[execution]
         execution.took = runtime.clock.monotonic() - started
+        self._take_outcome(execution, outcome)
+        self._advance(execution.delivery.queue)
+        self._start()
+
+    def _take_outcome(self, execution: Execution, outcome: Succeeded | Failed) -> None:
         execution.outcome = outcome
         execution.state = State.FINISHED
-        if not execution.orphan:
-            self._finish(execution)
-        elif execution.obsolete or not (self._rebalancing or runtime.assignment.owns(execution.delivery.source)):
+        may_return = self._rebalancing or self._runtime.assignment.owns(execution.delivery.source)
+        if execution.orphan and (execution.obsolete or not may_return):
             self._abandon(execution)
-        self._advance(execution.delivery.ordering or execution.delivery)
-        self._start()
+        elif execution.recalled and not execution.orphan:
+            execution.wait_again()
+        elif not execution.orphan:
+            self._finish(execution)
 
     def _judge(self, execution: Execution, error: BaseException) -> Failed:
         runtime = self._runtime
@@ -325,6 +346,8 @@ class Lane:
         return [self._finished.popleft() for _ in range(min(len(self._finished), self._runtime.limits.batch))]
 
     def _settle(self, batch: list[Execution], settled: Settled) -> None:
+        for execution in settled.failed:
+            self._recall_behind(execution)
         for execution in settled.committed:
             self._conclude(execution, _outcome_of(execution))
         for execution in settled.duplicates:
@@ -340,20 +363,33 @@ class Lane:
             execution.parked is not None or isinstance(execution.outcome, Failed | Postponed) for execution in concluded
         ):
             self._parked()
-        for name in dict.fromkeys(execution.delivery.ordering or execution.delivery for execution in batch):
+        for name in dict.fromkeys(execution.delivery.queue for execution in batch):
             self._advance(name)
 
+    def _recall_behind(self, failed: Execution) -> None:
+        """What has started behind one that failed in its transaction waits again; what runs, as soon as it ends."""
+        queue = self._queues.get(failed.delivery.queue)
+        for execution in queue.behind(failed) if queue is not None else ():
+            if execution in self._tasks:
+                execution.recalled = True
+            elif execution.state is not State.WAITING and not execution.orphan:
+                execution.wait_again()
+        self._runnable = deque(each for each in self._runnable if each.state is State.RUNNING)
+        self._finished = deque(each for each in self._finished if each.state is State.FINISHED)
+
     def _conclude(self, execution: Execution, outcome: ReportedOutcome) -> None:
-        self._remove(execution, parked=outcome in {"retry", "waiting"} or (outcome == "dead" and execution.halts))
+        # A duplicate parks, too: its row may be what a commit left whose answer was lost.
+        self._remove(execution, parked=execution.parks)
         self._finish_delivery(execution)
         self._report(execution, outcome)
         self._end(execution.repeats)
         for repeat in execution.repeats:
             self._finish_delivery(repeat)
-            self._report(repeat, "duplicate")
+            diverged = repeat.delivery.envelope.content != execution.delivery.envelope.content
+            self._report(repeat, "duplicate", diverged=diverged)
 
     def _remove(self, execution: Execution, *, parked: bool = False) -> None:
-        name = execution.delivery.ordering or execution.delivery
+        name = execution.delivery.queue
         execution.ended = True
         self._under_way.pop(execution.claim_key, None)
         queue = self._queues.get(name)
@@ -400,6 +436,15 @@ class Lane:
                 diverged=diverged,
             )
         )
+
+
+def _is_overtaken(execution: Execution, holding: Blocked | None) -> bool:
+    """Whether another process has parked the event, or one that it must wait for, since an orphan of it began."""
+    if execution.parked is not None:
+        return True
+    if holding is None or execution.handler is None:
+        return False
+    return holding.all_handlers or execution.handler.name in holding.handlers
 
 
 def _outcome_of(execution: Execution) -> ReportedOutcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from microflow.errors import Fenced
 from microflow.ports import TopicPartition
 
 
@@ -39,5 +40,8 @@ class Assignment:
                 self.lost.add(partition)
 
     def epochs(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The epochs to fence a transaction with."""
-        return {partition: self._epochs[partition] for partition in partitions}
+        """The epochs to fence a transaction with. Raises Fenced for partitions that are not owned any more."""
+        wanted = tuple(partitions)
+        if gone := [partition for partition in wanted if partition not in self._epochs]:
+            raise Fenced(gone)
+        return {partition: self._epochs[partition] for partition in wanted}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from microflow.deliveries import Execution
 from microflow.lanes import Lane
@@ -13,6 +13,9 @@ from microflow.runtime import Runtime
 from microflow.signals import Signal
 
 logger = logging.getLogger("microflow.parking")
+
+LOOK_EVERY = timedelta(seconds=1)
+"""How long a dead letter that another process redrives may go unnoticed here."""
 
 
 class Parking:
@@ -45,7 +48,8 @@ class Parking:
         while True:
             await self._resume_due()
             due = await self._next_due()
-            await self._changed.wait(at_most=None if due is None else due - clock.now())
+            # Somebody else may park, too: a dead letter that is redriven from a shell tells nobody.
+            await self._changed.wait(at_most=LOOK_EVERY if due is None else min(due - clock.now(), LOOK_EVERY))
 
     async def idle(self) -> bool:
         """Whether nothing is in hand and nothing is due now."""

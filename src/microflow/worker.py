@@ -32,6 +32,7 @@ from microflow.watermarks import Watermarks
 logger = logging.getLogger("microflow.worker")
 
 DEFAULT_LIMITS = Limits()
+PATIENCE_TO_CANCEL = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,8 @@ class Worker:
         self._surroundings = surroundings
         self._migrations = migrations
         self._entered = AsyncExitStack()
+        self._lanes: list[Lane] = []
+        self._said_everything = False
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = Signal(surroundings.clock)
         self._failure: BaseException | None = None
@@ -78,6 +81,13 @@ class Worker:
 
         Raises DefinitionError, IdentityError, StoreError and TransportError with what keeps it from starting.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _start(self) -> None:
         surroundings, definition = self._surroundings, self.definition
         store, transport = surroundings.store, surroundings.transport
         await store.migrate(self._migrations)
@@ -101,7 +111,6 @@ class Worker:
         await asyncio.wait([joined, intake], return_when=asyncio.FIRST_COMPLETED)
         joined.cancel()
         if self._failure is not None:
-            await self.kill()
             raise self._failure
 
     async def ended(self) -> None:
@@ -121,27 +130,24 @@ class Worker:
         for lane in self._lanes:
             lane.drain()
         finished = await self._until(lambda: not any(lane.busy for lane in self._lanes), end - drain / 4)
-        try:
-            await self._intake.stop()
-            await self._housekeeping.store_watermarks_now()
-            while await self._outbox_waits() and clock.monotonic() < end:
-                self._relay.wake()
-                await clock.sleep(timedelta(milliseconds=5))
-            await self._relay.release()
-        except (StoreError, TransportError) as error:
-            logger.warning("%s stops without its last words: %s", self.definition.name, error)
-            finished = False
+        last_words = self._begin(self._say_last_words(), "last words")
+        await self._ended_within([last_words], end - clock.monotonic())
+        if not last_words.done():
+            logger.warning("%s stops without its last words: no time is left", self.definition.name)
         await self.kill()
-        return finished
+        return finished and self._said_everything
 
     async def kill(self) -> None:
         """End at once, as a crash would, but for the lifespan, which is left properly."""
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for lane in getattr(self, "_lanes", ()):
-            await lane.cancel()
-        self._tasks.clear()
+        for lane in self._lanes:
+            tasks += lane.cancel()
+        await self._ended_within(tasks, PATIENCE_TO_CANCEL)
+        for task in tasks:
+            if not task.done():
+                logger.warning("%s does not end although it was cancelled, and is left behind", task.get_name())
         await self._entered.aclose()
 
     @property
@@ -159,7 +165,9 @@ class Worker:
 
     async def idle(self) -> bool:
         """Whether nothing is left to be done until something arrives or time passes."""
-        if any(not lane.idle for lane in self._lanes) or await self._outbox_waits() or not await self._parking.idle():
+        if self._intake.rebalancing or any(not lane.idle for lane in self._lanes):
+            return False
+        if await self._outbox_waits() or not await self._parking.idle():
             return False
         positions = self._watermarks.positions()
         bounds = await self._surroundings.transport.topics.bounds(positions.keys())
@@ -283,6 +291,30 @@ class Worker:
 
     async def _outbox_waits(self) -> bool:
         return bool(await self._surroundings.store.outbox.pending(after=-1, limit=1))
+
+    async def _say_last_words(self) -> None:
+        """Leave the group, store what is known and publish what is committed."""
+        try:
+            await self._intake.stop()
+            await self._housekeeping.store_watermarks_now()
+            while (waits := await self._outbox_waits()) and not self._relay.stands_by:
+                self._relay.wake()
+                await self._surroundings.clock.sleep(timedelta(milliseconds=5))
+            await self._relay.release()
+            self._said_everything = not waits
+        except (StoreError, TransportError) as error:
+            logger.warning("%s stops without its last words: %s", self.definition.name, error)
+
+    async def _ended_within(self, tasks: Sequence[asyncio.Task[Any]], duration: timedelta) -> None:
+        """Wait until tasks have ended, whatever became of them, but not longer."""
+        if not any(not task.done() for task in tasks):
+            return
+        alarm = asyncio.get_running_loop().create_task(self._surroundings.clock.sleep(duration))
+        try:
+            while not alarm.done() and (running := {task for task in tasks if not task.done()}):
+                await asyncio.wait({*running, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
 
     async def _until(self, condition: Callable[[], bool], end: timedelta) -> bool:
         clock = self._surroundings.clock

@@ -1,0 +1,145 @@
+"""A store and a log that fail, or wait, at a chosen moment, as a disk or a network does; otherwise the real ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from microflow.errors import StoreUnavailable, TransportError
+from microflow.ports import (
+    Changes,
+    Claim,
+    Connection,
+    RebalanceListener,
+    Record,
+    StoreError,
+    Subscription,
+    TopicPartition,
+)
+from microflow.stores.sqlite import SqliteStore
+from microflow.stores.sqlite.transaction import SqliteTransaction
+from microflow.transports.local import LocalTransport
+
+Disturbance: TypeAlias = BaseException | Callable[[], Awaitable[None]]
+
+
+class Moments:
+    """What happens at which moment. `count` says how often each was passed; while `out`, everything is refused."""
+
+    def __init__(self) -> None:
+        self.planned: dict[str, deque[Disturbance]] = defaultdict(deque)
+        self.count: dict[str, int] = defaultdict(int)
+        self.out = False
+        self.notes: list[str] = []
+
+    def plan(self, moment: str, *disturbances: Disturbance) -> None:
+        """The next times that the moment is reached, these happen."""
+        self.planned[moment].extend(disturbances)
+
+    async def reach(self, moment: str) -> None:
+        self.count[moment] += 1
+        if self.out and not moment.startswith("after"):
+            raise StoreUnavailable("the disk is full")
+        if planned := self.planned[moment]:
+            disturbance = planned.popleft()
+            if isinstance(disturbance, BaseException):
+                raise disturbance
+            await disturbance()
+
+
+class DisturbedStore:
+    """A store with `moments`: begin, fence, claim, execute, write, commit, committed, probe, and ROOM.METHOD."""
+
+    def __init__(self, store: SqliteStore, moments: Moments, *, lanes: int = 1) -> None:
+        self._store = store
+        self._moments = moments
+        self.lanes = lanes
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        return _Room(found, name, self._moments) if name in ROOMS else found
+
+    async def probe(self) -> None:
+        await self._moments.reach("probe")
+        await self._store.probe()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[_Transaction]:
+        await self._moments.reach("begin")
+        async with self._store.transaction() as transaction:
+            yield _Transaction(transaction, self._moments)
+            await self._moments.reach("commit")
+        await self._moments.reach("committed")
+
+
+ROOMS = {"partitions", "inbox", "parking", "dead_letters", "outbox", "handlers"}
+
+
+class _Room:
+    def __init__(self, room: Any, name: str, moments: Moments) -> None:
+        self._room = room
+        self._name = name
+        self._moments = moments
+
+    def __getattr__(self, method: str) -> Any:
+        found = getattr(self._room, method)
+
+        async def call(*args: Any, **keywords: Any) -> Any:
+            await self._moments.reach(f"{self._name}.{method}")
+            return await found(*args, **keywords)
+
+        return call
+
+
+class _Transaction:
+    def __init__(self, transaction: SqliteTransaction, moments: Moments) -> None:
+        self._transaction = transaction
+        self._moments = moments
+
+    async def fence(self, epochs: Mapping[TopicPartition, int]) -> None:
+        await self._moments.reach("fence")
+        await self._transaction.fence(epochs)
+
+    async def claim(self, claims: Sequence[Claim], *, now: datetime) -> Sequence[bool]:
+        await self._moments.reach("claim")
+        return await self._transaction.claim(claims, now=now)
+
+    @property
+    def connection(self) -> Connection:
+        return self._transaction.connection
+
+    @property
+    def failure(self) -> StoreError | None:
+        return self._transaction.failure
+
+    async def write(self, changes: Changes) -> None:
+        await self._moments.reach("write")
+        await self._transaction.write(changes)
+
+
+class DisturbedLog:
+    """A log with `moments`: publish, published; `refuse` names partitions that take nothing."""
+
+    def __init__(self, transport: LocalTransport, moments: Moments) -> None:
+        self._transport = transport
+        self._moments = moments
+        self.refuse: set[TopicPartition] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
+        await self._moments.reach("publish")
+        taken = [record for record in records if record.source not in self.refuse]
+        errors = iter(await self._transport.publish(taken))
+        every = [next(errors) if each.source not in self.refuse else TransportError("no leader") for each in records]
+        await self._moments.reach("published")
+        return every
+
+    def subscribe(
+        self, topics: Collection[str], *, group: str | None, listener: RebalanceListener
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return self._transport.subscribe(topics, group=group, listener=listener)
