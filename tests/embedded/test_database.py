@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import resource
 import signal
 import sqlite3
 import stat
@@ -29,6 +28,7 @@ from microflow.embedded import database as database_module
 from microflow.embedded.database import CHECKPOINT_WHEN_WAL_HAS, Database
 from microflow.errors import SqlError, StoreUnavailable, UniqueViolation
 from tests.asynchronous import asynchronous
+from tests.embedded.full_disk import no_file_may_grow_beyond
 
 SECOND = timedelta(seconds=1)
 
@@ -423,18 +423,6 @@ async def test_a_full_database_rolls_back_and_works_again_when_there_is_space(pa
         await insert(database, 2)
         assert kept(database) == [1, 2]
         assert database.read("pragma integrity_check") == [("ok",)]
-
-
-@contextlib.contextmanager
-def no_file_may_grow_beyond(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handled)
 
 
 @asynchronous

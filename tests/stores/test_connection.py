@@ -304,3 +304,17 @@ async def test_a_uuid_compares_with_its_text(tmp_path: Path) -> None:
         await run(store, "insert into key values ($1)", key)
 
         assert await run(store, "delete from key where id = $1", str(key)) == 1
+
+
+@asynchronous
+async def test_an_error_of_the_handlers_own_other_database_stays_what_it_is(tmp_path: Path) -> None:
+    async with opened(tmp_path / "shop.db") as store:
+
+        async def fail() -> None:
+            async with store.transaction() as transaction:
+                await transaction.claim([a_claim(1)], now=NOW)
+                raise sqlite3.IntegrityError("UNIQUE constraint failed: elsewhere.id")
+
+        with pytest.raises(sqlite3.IntegrityError):
+            await fail()
+        assert dict(await store.inbox.seen([a_key(1)])) == {}

@@ -19,6 +19,7 @@ from microflow.ports import Migration
 from microflow.stores.sqlite import SqliteStore
 from microflow.stores.sqlite.scripts import split
 from tests.asynchronous import asynchronous
+from tests.embedded.full_disk import no_file_may_grow_beyond
 from tests.stores.opened import opened
 
 
@@ -66,6 +67,20 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         await SqliteStore.open(tmp_path / "shop.db", service="payments", clock=SystemClock())
 
     assert error.value.fix
+
+
+@asynchronous
+async def test_a_disk_that_takes_no_more_is_told_with_the_file_and_what_to_do(tmp_path: Path) -> None:
+    async with opened(tmp_path / "shop.db") as store:
+        await commit(store, [a_claim(1)])
+
+    with no_file_may_grow_beyond(4096), pytest.raises(StoreUnavailable, match="Cannot open the database") as error:
+        await SqliteStore.open(tmp_path / "other.db", service="payments", clock=SystemClock())
+
+    assert "other.db" in str(error.value)
+    assert error.value.fix
+    async with opened(tmp_path / "other.db") as store:
+        assert list(await commit(store, [a_claim(1)])) == [True]
 
 
 @asynchronous

@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from microflow.embedded.errors import breaks_connection, cannot_open, is_busy, translate, translated
+from microflow.embedded.errors import breaks_connection, cannot_open, is_busy, translated
 from microflow.embedded.notifications import Notifications, Watch
 from microflow.embedded.write_lock import write_lock_holder
 from microflow.errors import StoreUnavailable
@@ -122,22 +122,25 @@ class Database:
         return connection
 
     @contextlib.asynccontextmanager
-    async def writing(self, *, patience: timedelta | None = None) -> AsyncIterator[sqlite3.Connection]:
+    async def writing(
+        self, *, patience: timedelta | None = None, runs_foreign_code: bool = False
+    ) -> AsyncIterator[sqlite3.Connection]:
         """Hold the write lock: commit when the block ends, roll back when it raises.
 
         Waits for other tasks and other processes without blocking the loop, naming the holder after two seconds;
         with `patience`, raises StoreUnavailable after that. The block must not wait for the outside world. Errors of
-        SQLite, the commit's too, are raised as StoreErrors.
+        SQLite, the commit's too, are raised as StoreErrors; not those of a block that `runs_foreign_code`, where they
+        may be another database's.
         """
         async with self._lock:
             await self._begin(patience)
             try:
-                yield self.writer
-                self.writer.execute("commit")
+                with contextlib.nullcontext() if runs_foreign_code else translated(self.path):
+                    yield self.writer
+                with translated(self.path):
+                    self.writer.execute("commit")
             except BaseException as error:
                 self._roll_back(error)
-                if isinstance(error, sqlite3.Error):
-                    raise translate(error) from error
                 raise
             # Before the lock is free: the connection is nobody's for this moment.
             self._checkpoint()
@@ -146,7 +149,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection on which all statements see the same commits. Must not be held over an await."""
-        with self._reader_replaced_if_broken(), translated():
+        with self._reader_replaced_if_broken(), translated(self.path):
             self.reader.execute("begin")
             try:
                 yield self.reader
@@ -155,13 +158,13 @@ class Database:
 
     def read(self, sql: str, args: Sequence[object] | dict[str, object] = ()) -> list[Any]:
         """Rows as they were last committed, by whichever process."""
-        with self._reader_replaced_if_broken(), translated():
+        with self._reader_replaced_if_broken(), translated(self.path):
             return self.reader.execute(sql, args).fetchall()
 
     async def probe(self, statement: str) -> None:
         """Commit a statement on a fresh connection. Raises StoreUnavailable if that is not possible now."""
         self.check_still_there()
-        with translated():
+        with translated(self.path):
             connection = self.connect()
             try:
                 await self._begin_on(connection, patience=PATIENCE_OF_PROBE)
@@ -179,7 +182,7 @@ class Database:
         return write_lock_holder(self.path)
 
     async def _begin(self, patience: timedelta | None) -> None:
-        with translated():
+        with translated(self.path):
             if self._broken:
                 self.writer = self.connect()
                 self._broken = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from microflow.errors import (
@@ -60,43 +60,40 @@ WHAT_HELPS: dict[int, tuple[str, str]] = {
 
 def cannot_open(path: Path, cause: sqlite3.Error | OSError) -> StoreUnavailable:
     """The error that says what is wrong with a file and what to do about it."""
-    what = f"Cannot open the database {path}: {cause}"
-    if isinstance(cause, OSError):
-        return StoreUnavailable(what, fix="Check that its folder exists and may be written.")
-    why, fix = WHAT_HELPS.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, (None, None))
-    return StoreUnavailable(what, why=why, fix=fix)
+    why, fix = WHAT_HELPS.get(_code(cause), (None, "Check that its folder exists and may be written."))
+    return StoreUnavailable(f"Cannot open the database {path}: {cause}", why=why, fix=fix)
 
 
-def translate(error: sqlite3.Error) -> StoreError:
-    """The error of `microflow.errors` that says what SQLite said."""
-    code = getattr(error, "sqlite_errorcode", 0)
+def translate(error: sqlite3.Error, path: Path | None = None) -> StoreError:
+    """The error of `microflow.errors` that says what SQLite said, of which file if it is known."""
     if isinstance(error, sqlite3.IntegrityError):
-        return VIOLATIONS.get(code, IntegrityViolation)(str(error))
-    if code & 0xFF in UNAVAILABLE:
-        why, fix = WHAT_HELPS.get(code & 0xFF, (None, None))
-        return StoreUnavailable(str(error), why=why, fix=fix)
+        return VIOLATIONS.get(getattr(error, "sqlite_errorcode", 0), IntegrityViolation)(str(error))
+    if _code(error) in UNAVAILABLE:
+        why, fix = WHAT_HELPS.get(_code(error), (None, None))
+        return StoreUnavailable(str(error) if path is None else f"{path}: {error}", why=why, fix=fix)
     return SqlError(str(error))
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
+def translated(path: Path | None = None) -> Iterator[None]:
     """Raise StoreErrors for the errors of SQLite inside."""
     try:
         yield
     except sqlite3.Error as cause:
-        raise translate(cause) from cause
+        raise translate(cause, path) from cause
 
 
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether somebody else's lock is all that is wrong."""
-    return _is_of(error, BUSY)
+    return _code(error) in BUSY
 
 
 def breaks_connection(error: BaseException | None) -> bool:
     """Whether a connection may go on failing after this error, although the disk is well again."""
     cause = error.__cause__ if isinstance(error, StoreError) else error
-    return isinstance(cause, sqlite3.Error) and _is_of(cause, UNAVAILABLE - BUSY)
+    return isinstance(cause, sqlite3.Error) and _code(cause) in UNAVAILABLE - BUSY
 
 
-def _is_of(error: sqlite3.Error, codes: Collection[int]) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
+def _code(error: BaseException) -> int:
+    """The primary result code; the higher bits of an extended one say where it came from."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from microflow.embedded.database import Database
-from microflow.embedded.errors import translated
+from microflow.embedded.errors import cannot_open
 from microflow.embedded.statements import statements
-from microflow.errors import IdentityError
+from microflow.errors import IdentityError, StoreUnavailable
 from microflow.ports import Clock, Migration
 from microflow.stores.sqlite import tables
 from microflow.stores.sqlite.dead_letters import SqliteDeadLetters
@@ -54,10 +55,11 @@ class SqliteStore:
         """
         database = Database.open(path, clock=clock, memory=memory)
         try:
-            with translated():
-                await tables.prepare(database)
-        except BaseException:
+            await tables.prepare(database)
+        except BaseException as error:
             database.close()
+            if isinstance(error, StoreUnavailable) and isinstance(error.__cause__, sqlite3.Error):
+                raise cannot_open(database.path, error.__cause__) from error.__cause__
             raise
         return cls(database, service=service, clock=clock)
 
@@ -68,7 +70,7 @@ class SqliteStore:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
-        async with self._database.writing() as connection:
+        async with self._database.writing(runs_foreign_code=True) as connection:
             transaction = SqliteTransaction(connection, self._names)
             try:
                 yield transaction
