@@ -233,3 +233,9 @@ def test_any_json_object_is_an_event_or_a_refusal(fields: dict[str, Any]) -> Non
         decode(OrderAccepted, json.dumps(fields).encode(), None)
     except DecodeError as error:
         assert len(str(error)) < 2000  # noqa: PT017 - either outcome is right
+
+
+def test_of_thousands_of_wrong_fields_only_the_number_is_told() -> None:
+    table = ",".join(f'"{number}":"x"' for number in range(1001))
+
+    assert refusal(f'{{"order_id": "1", "total": 1, "table": {{{table}}}}}'.encode()).why == "1001 fields"
