@@ -10,13 +10,10 @@ import pytest
 
 from microflow.faults import FaultPoint
 from tests.crash import checker
-from tests.crash.harness import Chain
+from tests.crash.harness import Chain, times_reached
 
 POINTS: tuple[FaultPoint, ...] = get_args(FaultPoint)
 REBALANCE = ("before revoke", "after revoke")
-# How often a point is surely reached in a short run, so that a death there can be asked for up to so many times in.
-REACHED: dict[str, int] = {"watermark": 1, "revoke": 1, "assign": 1, "publish": 3, "delete": 3, "handler": 12}
-OTHERWISE = 5
 
 
 def test_without_faults_the_chain_keeps_every_promise(chain: Chain) -> None:
@@ -38,7 +35,7 @@ def test_a_process_killed_at_any_point_breaks_no_promise(chain: Chain, point: Fa
     chance = random.Random(f"{point} {seed}")
     chain.publish(chain.orders(30))
     for service in checker.SERVICES:
-        chain.start(chain.order(service, fault=f"{point}:{chance.randint(1, _reached(point))}", batch=4))
+        chain.start(chain.order(service, fault=f"{point}:{chance.randint(1, times_reached(point))}", batch=4))
     if point in REBALANCE:
         chain.wait_until(chain.has_joined, "both services have their partitions")
         for service in checker.SERVICES:
@@ -52,7 +49,3 @@ def test_a_process_killed_at_any_point_breaks_no_promise(chain: Chain, point: Fa
 
     assert checker.check(snapshot) == []
     assert chain.kills == 2
-
-
-def _reached(point: FaultPoint) -> int:
-    return REACHED.get(point.partition(" ")[2], OTHERWISE)
