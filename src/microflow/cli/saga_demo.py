@@ -27,15 +27,16 @@ from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
 from microflow.cli.supervisor import Child, Line, Supervisor
 from microflow.clocks import SystemClock
+from microflow.connect import connect_transport
 from microflow.envelopes import seal_root
 from microflow.errors import TargetError
 from microflow.events import Message, options_of
 from microflow.graph import Graph, graph_of, summary
 from microflow.log_reader import LogReader
 from microflow.partitioner import Partitioner
-from microflow.ports import Record
+from microflow.ports import Record, Transport
 from microflow.service import Service, build
-from microflow.transports.local import LocalTransport
+from microflow.settings import Settings
 from microflow.version import __version__
 
 SERVICES = ("orders", "payments", "inventory", "shipping", "customers")
@@ -92,11 +93,12 @@ class Demo:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        transport = LocalTransport.open(folder / ".microflow" / "log.db", clock=SystemClock())
+        settings = Settings(home=folder, kafka=f"local:{folder / '.microflow' / 'log.db'}")
+        transport = connect_transport(settings, clock=SystemClock())
         supervisor = Supervisor(
             [str(self._saga / f"{name}.py") for name in SERVICES],
             folder=folder,
-            environment={"MICROFLOW_KAFKA": f"local:{folder / '.microflow' / 'log.db'}", "MICROFLOW_DATABASE": ""},
+            environment={"MICROFLOW_KAFKA": settings.kafka, "MICROFLOW_DATABASE": ""},
             on_line=self._hear,
             on_text=self._hear_text,
             on_death=self._hear_death,
@@ -130,7 +132,7 @@ class Demo:
 
     # ── placing orders ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _place_all(self, transport: LocalTransport) -> None:
+    async def _place_all(self, transport: Transport) -> None:
         orders = itertools.islice(self._placing.orders(self._options.seed), self._options.orders)
         placings = set()
         for order in orders:
@@ -141,14 +143,14 @@ class Demo:
                 await asyncio.wait_for(self._stopping.wait(), 1 / self._options.rate)
         await asyncio.gather(*placings)
 
-    async def _place(self, transport: LocalTransport, order: Any) -> None:
+    async def _place(self, transport: Transport, order: Any) -> None:
         self._placed.add(order.order_id)
         began = time.monotonic()
         for publication in sorted(order.publications, key=lambda each: each.after):
             await asyncio.sleep(max(0.0, publication.after.total_seconds() - (time.monotonic() - began)))
             await self._publish(transport, publication.event, flow=order.order_id)
 
-    async def _publish(self, transport: LocalTransport, event: Message, *, flow: str) -> None:
+    async def _publish(self, transport: Transport, event: Message, *, flow: str) -> None:
         sealed = seal_root(
             event,
             service="web-shop",
@@ -166,7 +168,7 @@ class Demo:
 
     # ── making trouble ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _trouble(self, transport: LocalTransport, supervisor: Supervisor) -> None:
+    async def _trouble(self, transport: Transport, supervisor: Supervisor) -> None:
         while self._options.faults:
             await asyncio.sleep(FAULT_EVERY * (0.5 + self._random.random()))
             match self._random.choice(["kill", "kill", "copy", "slow"]):
@@ -193,7 +195,7 @@ class Demo:
 
     # ── watching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _watch(self, transport: LocalTransport) -> None:
+    async def _watch(self, transport: Transport) -> None:
         """Read from the log itself how the orders end: what a killed service had no time to say is there, too."""
         topics = {
             topic
@@ -341,7 +343,7 @@ def _load(folder: Path, name: str) -> ModuleType:
     return sys.modules[qualified]
 
 
-async def _send(transport: LocalTransport, record: Record) -> None:
+async def _send(transport: Transport, record: Record) -> None:
     for error in await transport.publish([record]):
         if error is not None:
             raise error
