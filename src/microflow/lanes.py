@@ -131,7 +131,15 @@ class Lane:
                     batch = self._gather()
                     if batch:
                         self._settle(batch, await self._step.commit(batch))
-                await self._runtime.clock.sleep(NO_TIME)  # lets executions begin
+                await self._let_run()
+
+    async def _let_run(self) -> None:
+        """Let executions begin, and those follow that wait for a place, as long as each turn of the loop ends some."""
+        while True:
+            before = len(self._finished)
+            await self._runtime.clock.sleep(NO_TIME)
+            if not (self._runnable and before < len(self._finished) < self._runtime.limits.batch):
+                return
 
     def drain(self) -> None:
         """Start nothing any more; what runs may finish and is committed."""
