@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from microflow.context import Write
 from microflow.dead_letters import dead_letter_of, describe, judge
 from microflow.deliveries import Execution, Failed, Inside, Postponed, Succeeded
-from microflow.errors import Fenced, HandlerTimeout, StoreError
+from microflow.errors import Fenced, HandlerTimeout, IntegrityViolation, StoreError
 from microflow.execution import is_cancelled, watch_wait
 from microflow.outages import TRANSIENT_TRIES
 from microflow.ports import Changes, OutboxRow, Parked, TopicPartition, Transaction
@@ -68,7 +68,8 @@ class AtomicStep:
                     self._take_out(parts, failure.execution, failure.error, settled)
                     tries = 0
             except StoreError as error:
-                if await self._passes(error, tries, always_transient=True):
+                # A constraint that is checked at the commit will not be satisfied by trying again.
+                if await self._passes(error, tries, may_pass=not isinstance(error, IntegrityViolation)):
                     tries += 1
                     continue
                 tries = 0
@@ -171,13 +172,13 @@ class AtomicStep:
 
     # ── what failed ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _passes(self, error: BaseException, tries: int, *, always_transient: bool = False) -> bool:
+    async def _passes(self, error: BaseException, tries: int, *, may_pass: bool = False) -> bool:
         """Whether to do the same again: the store was away, or the error is one that a fresh connection may not see."""
         if not isinstance(error, StoreError):
             return False
         if await self._runtime.outages.cut():
             return True
-        if (always_transient or error.transient) and tries < TRANSIENT_TRIES:
+        if (may_pass or error.transient) and tries < TRANSIENT_TRIES:
             await self._runtime.outages.pause(tries + 1)
             return True
         return False

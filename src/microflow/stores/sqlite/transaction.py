@@ -34,6 +34,8 @@ class SqliteTransaction:
 
     @property
     def failure(self) -> StoreError | None:
+        if self._connection.failure is None and not self._raw.in_transaction:
+            return _ended_behind_our_back()
         return self._connection.failure
 
     async def fence(self, epochs: Mapping[TopicPartition, int]) -> None:
@@ -63,12 +65,9 @@ class SqliteTransaction:
 
     def end(self) -> None:
         """Make the connection useless before the commit; raises if nothing may be committed."""
-        if self.failure is None and not self._raw.in_transaction:
-            raise StoreError(
-                "The transaction was ended behind microflow's back.",
-                why="Something called commit or rollback on `connection.raw`; its claims and events may be lost.",
-            )
         self._connection.check_usable()
+        if self.failure is not None:
+            raise self.failure
         self._connection.close()
 
     def committed(self) -> None:
@@ -81,3 +80,10 @@ class SqliteTransaction:
             if letter.claim not in halted:
                 self._parking.remove(self._names.handler(letter.claim.handler), letter.claim.digest)
                 self._inbox.set_status(letter.claim, "dead", completed_at=letter.failed_at)
+
+
+def _ended_behind_our_back() -> StoreError:
+    return StoreError(
+        "The transaction was ended behind microflow's back.",
+        why="Something called commit or rollback on `connection.raw`; its claims and events may be lost.",
+    )
