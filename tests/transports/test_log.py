@@ -150,16 +150,19 @@ async def test_a_damaged_file_is_told_of(tmp_path: Path) -> None:
             await stored(log)
 
 
-@asynchronous
-async def test_a_log_in_memory_is_gone_with_its_last_handle() -> None:
-    async with opened(Path("log.db"), memory=True) as one, opened(Path("log.db"), memory=True) as another:
-        await publish(one, *numbered("topic", 1))
-        assert await another.topics.describe() == {}
-        path = one.path
-        async with opened(path) as second_handle:
-            assert values(await stored(second_handle)) == [0]
-    assert not os.path.exists(path.parent)
-    assert not os.path.exists("log.db")
+def test_a_log_in_memory_is_gone_with_its_last_handle() -> None:
+    async def use() -> Path:
+        async with opened(Path("log.db"), memory=True) as one, opened(Path("log.db"), memory=True) as another:
+            await publish(one, *numbered("topic", 1))
+            assert await another.topics.describe() == {}
+            async with opened(one.path) as second_handle:
+                assert values(await stored(second_handle)) == [0]
+            return one.path
+
+    path = asyncio.run(use())
+
+    assert not path.parent.exists()
+    assert not Path("log.db").exists()
 
 
 @asynchronous

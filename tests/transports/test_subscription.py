@@ -121,6 +121,18 @@ async def test_the_members_of_a_handle_that_is_disconnected_vanish_at_once() -> 
 
 
 @asynchronous
+async def test_a_member_that_was_expelled_is_given_no_records_before_it_is_told() -> None:
+    async with a_log() as log, member_of(log, ["topic"], group="group") as zombie, waiting(zombie) as fetching:
+        zombie.before_revoked = asyncio.Event().wait
+
+        await log.disconnect()
+        await publish(log, *numbered("topic", 1))
+        await run_others()
+
+        assert not fetching.done()
+
+
+@asynchronous
 async def test_offsets_may_be_committed_while_partitions_are_being_given_up() -> None:
     async with a_log() as log, member_of(log, ["topic"], group="group") as one, waiting(one):
 

@@ -19,15 +19,13 @@ OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
 
 class Reading:
-    """The partitions a member has, and its place in each. Nothing is read before `begin`, and of no partition before
-    somebody has sought a place in it."""
+    """The partitions a member has, and its place in each. None is read before somebody has sought a place in it."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._ids: Mapping[TopicPartition, int] = {}
         self._places: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
-        self._begun = False
         self._turn = 0
 
     @property
@@ -36,17 +34,9 @@ class Reading:
 
     def grant(self, partitions: Mapping[TopicPartition, int]) -> None:
         """Have these partitions, by id, and no others."""
-        self.stop()
         self._ids = partitions
         self._places.clear()
         self._paused.clear()
-
-    def begin(self) -> None:
-        self._begun = True
-
-    def stop(self) -> None:
-        """Read nothing any more, until `begin`."""
-        self._begun = False
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         if partition not in self._ids:
@@ -61,10 +51,8 @@ class Reading:
 
     def read(self, *, max_records: int) -> list[Record]:
         """The next records, as far as there are any; each is returned once."""
-        if not self._begun or max_records < 1:
-            return []
         waiting = self._waiting()
-        if not waiting:
+        if not waiting or max_records < 1:
             return []
         records: list[Record] = []
         room = MOST_BYTES

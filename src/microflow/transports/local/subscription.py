@@ -86,7 +86,6 @@ class LocalSubscription:
         if self._closed:
             return
         self._closed = True
-        self._reading.stop()
         self._arrivals.wake()
         try:
             await self._membership.leave()
@@ -135,7 +134,6 @@ class LocalSubscription:
                     return  # others have not given up theirs yet
 
     async def _take_away(self) -> None:
-        self._reading.stop()
         try:
             await self._listener.revoked(self._reading.partitions)
         finally:
@@ -146,7 +144,6 @@ class LocalSubscription:
         self._reading.grant(self._membership.partitions())
         await self._listener.assigned(self._reading.partitions)
         self._term = term
-        self._reading.begin()
         self._arrivals.wake()
 
     async def _stop_following(self) -> None:
