@@ -38,9 +38,10 @@ def read_fault(specification: str) -> Reach:
 def _read(text: str) -> tuple[FaultPoint, int, signal.Signals]:
     point, _, rest = text.partition(":")
     count, _, action = rest.partition(":")
+    number = int(count or 1) if (count or "1").isdecimal() else 0
     for known in get_args(FaultPoint):
-        if known == point and (count or "1").isdecimal() and (action or "kill") in SIGNALS:
-            return known, int(count or "1"), SIGNALS[action or "kill"]
+        if known == point and number > 0 and (action or "kill") in SIGNALS:
+            return known, number, SIGNALS[action or "kill"]
     raise SettingsError(
         f"MICROFLOW_FAULT: {text!r} is no fault.",
         why=f"The points are {', '.join(get_args(FaultPoint))}.",
