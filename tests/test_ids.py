@@ -136,6 +136,17 @@ def test_a_digest_stands_for_source_and_id_together(a: str, b: str, c: str, d: s
     assert len(digest_of(a, b)) == 16
 
 
+@given(instants, instants, st.integers(0, 2**74 - 1), names)
+def test_digests_of_ids_with_a_time_stand_in_the_order_of_their_times(
+    one: datetime, other: datetime, bits: int, source: str
+) -> None:
+    earlier, later = (root_id(now, lambda _: bits) for now in sorted([one, other]))
+
+    assert digest_of(source, earlier)[:6] <= digest_of(source, later)[:6]
+    assert len(digest_of(source, later)) == 16
+    assert (digest_of(source, earlier) == digest_of(source, later)) == (earlier == later)
+
+
 def test_no_value_and_an_empty_one_are_different_contents() -> None:
     assert len({content_of(None), content_of(b""), content_of(b"{}")}) == 3
 

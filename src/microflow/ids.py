@@ -6,11 +6,12 @@ event and a keyed hash for an emitted one, so that an execution that is repeated
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TypeAlias
-from uuid import UUID
 
 RandomBits: TypeAlias = Callable[[int], int]
 """Returns an integer of so many random bits, as `random.Random.getrandbits`."""
@@ -19,11 +20,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0x2 << 62
 _74_BITS = (1 << 74) - 1
+UUID_7 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 def digest_of(source: str, identifier: str) -> bytes:
-    """16 bytes that stand for an event: its source and id, which CloudEvents promises to be unique together."""
-    return blake2b(f"{len(source)}:{source}{identifier}".encode(), digest_size=16).digest()
+    """16 bytes that stand for an event: its source and id, which CloudEvents promises to be unique together.
+
+    Those of an id with the time in it (UUID version 7) begin with that time: claims of events that come together
+    stand together in the inbox, and a transaction touches a few of its pages instead of one for every claim.
+    """
+    named = f"{len(source)}:{source}{identifier}".encode()
+    if UUID_7.fullmatch(identifier):
+        return bytes.fromhex(identifier[:8] + identifier[9:13]) + blake2b(named, digest_size=10).digest()
+    return blake2b(named, digest_size=16).digest()
 
 
 def content_of(value: bytes | None) -> bytes:
@@ -43,7 +52,7 @@ def derived_id(
 
     The time in it is the cause's, not the clock's: an execution repeated tomorrow derives the same id.
     """
-    named = _unambiguous(service, handler, event_type, str(ordinal))
+    named = _emission(service, handler, event_type, ordinal)
     hashed = blake2b(named, key=cause, digest_size=10, person=b"emitted").digest()
     return _uuid7(_time_of(cause_id, cause_time), int.from_bytes(hashed, "big") & _74_BITS)
 
@@ -60,6 +69,11 @@ def idempotency_key(cause: bytes, *, service: str, handler: str, label: str) -> 
     return blake2b(named, key=cause, digest_size=16, person=b"idempotency").hexdigest()
 
 
+@lru_cache(maxsize=1024)
+def _emission(service: str, handler: str, event_type: str, ordinal: int) -> bytes:
+    return _unambiguous(service, handler, event_type, str(ordinal))
+
+
 def _unambiguous(*texts: str) -> bytes:
     # With their lengths, so that ("a", "bc") and ("ab", "c") differ whatever characters stand in them.
     return "".join(f"{len(text)}:{text}" for text in texts).encode(errors="surrogatepass")
@@ -73,13 +87,8 @@ def _uuid7(milliseconds: int, bits: int) -> str:
 
 
 def _time_of(cause_id: str, cause_time: datetime) -> int:
-    if len(cause_id) == 36 and cause_id[14] == "7":
-        try:
-            cause = UUID(cause_id)
-        except ValueError:
-            return _milliseconds(cause_time)
-        if cause.version == 7:
-            return cause.int >> 80
+    if UUID_7.fullmatch(cause_id):
+        return int(cause_id[:8] + cause_id[9:13], 16)
     return _milliseconds(cause_time)
 
 
