@@ -27,20 +27,18 @@ class Delivery:
     envelope: Envelope
     unsettled: int = 0
     resumed: bool = False
+    source: TopicPartition = field(init=False)
+    ordering: OrderingKey | None = field(init=False)
+    """What its executions are kept in order by; None for a record without a key."""
+    queue: OrderingKey | bytes = field(init=False)
+    """The queue of its executions: its key's, or one of its own. A redelivery of the record has the same."""
 
-    @property
-    def source(self) -> TopicPartition:
-        return self.record.source
-
-    @property
-    def ordering(self) -> OrderingKey | None:
-        """What its executions are kept in order by; None for a record without a key."""
-        return None if self.record.key is None else OrderingKey(self.record.topic, self.record.key)
-
-    @property
-    def queue(self) -> OrderingKey | bytes:
-        """The queue of its executions: its key's, or one of its own. A redelivery of the record has the same."""
-        return self.ordering or self.envelope.digest
+    def __post_init__(self) -> None:
+        # Each is asked for half a dozen times on a record's way.
+        record = self.record
+        self.source = record.source
+        self.ordering = None if record.key is None else OrderingKey(record.topic, record.key)
+        self.queue = self.ordering or self.envelope.digest
 
 
 # ── how an execution ends ─────────────────────────────────────────────────────────────────────────────────────────
@@ -109,10 +107,10 @@ class Execution:
     recalled: bool = False
     ended: bool = False
     repeats: list[Execution] = field(default_factory=list)
+    claim_key: ClaimKey = field(init=False)
 
-    @property
-    def claim_key(self) -> ClaimKey:
-        return ClaimKey(self.handler.name if self.handler else UNREADABLE, self.delivery.envelope.digest)
+    def __post_init__(self) -> None:
+        self.claim_key = ClaimKey(self.handler.name if self.handler else UNREADABLE, self.delivery.envelope.digest)
 
     @property
     def attempt(self) -> int:
