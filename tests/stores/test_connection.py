@@ -257,9 +257,13 @@ async def test_a_commit_on_the_raw_connection_is_noticed(tmp_path: Path) -> None
         async def commit() -> None:
             async with store.transaction() as transaction:
                 transaction.connection.raw.commit()
+                assert transaction.failure is not None
+                with pytest.raises(StoreError, match="behind microflow's back"):
+                    await transaction.claim([a_claim(1)], now=NOW)
 
         with pytest.raises(StoreError, match="behind microflow's back"):
             await commit()
+        assert dict(await store.inbox.seen([a_key(1)])) == {}
         await run(store, "insert into paid (id) values (1)")
 
 

@@ -140,6 +140,17 @@ async def an_event_that_resumes_and_is_parked_again_keeps_its_row(harness: Harne
 
 
 @claims.add()
+async def an_event_resumes_once_within_one_call(harness: Harness) -> None:
+    """Not granted: one that stands earlier in the same call, though its row stays because it is parked again."""
+    store = await harness.open()
+    await park(store, parked(1))
+
+    again = a_claim(1, resumes=True, status="parked")
+
+    assert list(await commit(store, [again, again], parked=[parked(1, attempt=2)])) == [True, False]
+
+
+@claims.add()
 async def an_event_that_resumes_and_is_given_up_becomes_a_dead_letter(harness: Harness) -> None:
     """A granted one that resumes and is not `parked` again loses its parked row."""
     store = await harness.open()

@@ -97,6 +97,8 @@ class SqliteConnection:
             raise StoreError("This connection's transaction has ended.")
         if self.failure is not None:
             raise _aborted(self.failure)
+        if not self._connection.in_transaction:  # each statement would be committed by itself
+            raise ended_behind_our_back()
 
     def close(self) -> None:
         """The transaction is over."""
@@ -166,6 +168,14 @@ class SqliteConnection:
             error.why += "; SQLite undid the whole transaction"
         self.failure = self.failure or error
         return error
+
+
+def ended_behind_our_back() -> StoreError:
+    """The error of a transaction that somebody has ended on the driver's own connection."""
+    return StoreError(
+        "The transaction was ended behind microflow's back.",
+        why="Something called commit or rollback on `connection.raw`; its claims and events may be lost.",
+    )
 
 
 def _aborted(failure: StoreError) -> TransactionAborted:

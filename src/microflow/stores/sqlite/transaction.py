@@ -10,7 +10,7 @@ from microflow.embedded.errors import translated
 from microflow.errors import StoreError
 from microflow.ports import Changes, Claim, TopicPartition
 from microflow.stores.sqlite import outbox, partitions
-from microflow.stores.sqlite.connection import SqliteConnection
+from microflow.stores.sqlite.connection import SqliteConnection, ended_behind_our_back
 from microflow.stores.sqlite.dead_letters import DeadLettersInTransaction
 from microflow.stores.sqlite.inbox import InboxInTransaction
 from microflow.stores.sqlite.names import Names, NamesInTransaction
@@ -35,7 +35,7 @@ class SqliteTransaction:
     @property
     def failure(self) -> StoreError | None:
         if self._connection.failure is None and not self._raw.in_transaction:
-            return _ended_behind_our_back()
+            return ended_behind_our_back()
         return self._connection.failure
 
     async def fence(self, epochs: Mapping[TopicPartition, int]) -> None:
@@ -66,8 +66,6 @@ class SqliteTransaction:
     def end(self) -> None:
         """Make the connection useless before the commit; raises if nothing may be committed."""
         self._connection.check_usable()
-        if self.failure is not None:
-            raise self.failure
         self._connection.close()
 
     def committed(self) -> None:
@@ -80,10 +78,3 @@ class SqliteTransaction:
             if letter.claim not in halted:
                 self._parking.remove(self._names.handler(letter.claim.handler), letter.claim.digest)
                 self._inbox.set_status(letter.claim, "dead", completed_at=letter.failed_at)
-
-
-def _ended_behind_our_back() -> StoreError:
-    return StoreError(
-        "The transaction was ended behind microflow's back.",
-        why="Something called commit or rollback on `connection.raw`; its claims and events may be lost.",
-    )
