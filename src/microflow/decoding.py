@@ -38,6 +38,7 @@ def decode(event_class: type[Message], value: bytes | None, content_type: str | 
         _refuse(event_class, f"{type(cause).__name__}: {_cut(str(cause))}", cause)
 
 
+@lru_cache(maxsize=256)
 def media_type(content_type: str | None) -> str:
     """A content type without its parameters, in lower case; JSON if there is none."""
     return (content_type or "").partition(";")[0].strip().lower() or "application/json"

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, TypeAlias, Union
 
 import typing_extensions
@@ -141,6 +142,7 @@ def _filled_in(alias: Any, arguments: tuple[Any, ...]) -> Any:
     return value[arguments[0] if len(arguments) == 1 else arguments]
 
 
+@lru_cache(maxsize=1024)
 def classes_of(emits: Emits) -> tuple[type[Message], ...]:
     """The event classes that a grammar names, each once, in the order in which they are written."""
     return tuple(dict.fromkeys(_classes(emits)))
@@ -263,6 +265,8 @@ def _like(value: Any, items: list[Any]) -> Any:
 
 def emitted(value: Any, emits: Emits, *, function: str, where: str) -> list[Message]:
     """The events in what a handler returned (drained). Raises ContractError if it does not fit the declaration."""
+    if isinstance(emits, Item) and type(value) is emits.event:
+        return [value]
     events = list(_flat(value))
     declared = classes_of(emits)
     for event in events:

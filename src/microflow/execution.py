@@ -60,7 +60,7 @@ class Executor:
 
         Raises ContractError if it emits what it does not declare, DecodeError if its event cannot be read.
         """
-        event = decode(handler.event_class, delivery.record.value, _content_type(delivery))
+        event = decode(handler.event_class, delivery.record.value, delivery.envelope.content_type)
         context = self._context(handler, delivery, attempt)
         async with AsyncExitStack() as entered:
             call: CallNext = functools.partial(self._call, handler, connection, entered)
@@ -147,7 +147,9 @@ class Executor:
 
 def check_size(sealed: Sealed, max_record_bytes: int, *, where: str | None) -> None:
     """Raise ContractError for an event that the log would never take: at the relay it would block its key for ever."""
-    size = len(sealed.value) + len(sealed.key or b"") + sum(len(name) + len(value) for name, value in sealed.headers)
+    size = len(sealed.value) + len(sealed.key or b"")
+    for name, value in sealed.headers:
+        size += len(name) + len(value)
     if size > max_record_bytes:
         raise ContractError(
             f"{sealed.type} has {size:,} bytes, and the log takes at most {max_record_bytes:,}.",
@@ -193,13 +195,6 @@ async def _in_thread(function: Callable[[], Any], handler: Handler) -> Any:
 def _unless_done(ended: asyncio.Future[Any], set_it: Callable[[Any], None], value: Any) -> None:
     if not ended.done():
         set_it(value)
-
-
-def _content_type(delivery: Delivery) -> str | None:
-    for name, value in delivery.record.headers:
-        if name == "content-type":
-            return value.decode(errors="replace")
-    return None
 
 
 def _check_provided(handler: Handler, provided: Mapping[Any, Any]) -> None:
