@@ -394,7 +394,10 @@ class DeadLetters(Protocol):
         ...
 
     async def purge(self, *, failed_before: datetime, limit: int) -> int:
-        """Forget dead letters that failed before an instant and are not being redriven; return how many."""
+        """Forget dead letters that failed before an instant; return how many.
+
+        Those that are being redriven stay, and those that halt their key: redriving them is what frees it.
+        """
         ...
 
 
