@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -85,6 +87,12 @@ def test_the_local_log_in_a_file_keeps_its_promise_that(scenario: Scenario, tmp_
 @pytest.mark.parametrize("scenario", scenarios(IN_MEMORY), ids=str)
 def test_the_local_log_in_memory_keeps_its_promise_that(scenario: Scenario, tmp_path: Path) -> None:
     asyncio.run(_run(scenario, LocalHarness(tmp_path, IN_MEMORY)))
+
+
+def test_the_suite_needs_no_test_framework() -> None:
+    program = "import sys, microflow.conformance.transports; sys.exit('pytest' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 async def _run(scenario: Scenario, harness: LocalHarness) -> None:

@@ -219,6 +219,26 @@ async def test_a_closed_log_closes_its_subscriptions() -> None:
 
 
 @asynchronous
+async def test_a_caller_with_a_backlog_does_not_keep_others_from_running() -> None:
+    async with a_log() as log, member_of(log, ["topic"], group=None) as reader:
+        await publish(log, *numbered("topic", 50))
+        await reader.collect(1, max_records=1)
+        turns = 0
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.ensure_future(take_turns())
+        await reader.collect(40, max_records=1)
+        other.cancel()
+
+        assert turns >= 30
+
+
+@asynchronous
 async def test_a_large_backlog_of_one_partition_holds_up_no_other() -> None:
     async with a_log() as log, member_of(log, ["topic"], group=None) as reader:
         await publish(log, *numbered("topic", 1000), *numbered("topic", 3, partition=1))

@@ -26,7 +26,7 @@ from microflow.ports import Clock
 
 logger = logging.getLogger("microflow.embedded")
 
-LOOK_EVERY = timedelta(milliseconds=20)
+LOOK_EVERY = timedelta(milliseconds=50)
 ATTEMPTS_TO_BIND = 3
 
 

@@ -74,7 +74,6 @@ class GroupMember:
         self._patience = patience
         self._sign = Sign(signs_of(log.database.path))
         self._heart: asyncio.Task[None] | None = None
-        self._left = False
 
     async def join(self) -> None:
         patience = self._patience
@@ -83,8 +82,6 @@ class GroupMember:
                 self._sign.give(self._clock.now())
         session = None if patience is None else patience.session
         async with self._log.writing() as connection:
-            if self._left:  # while this waited for the lock
-                return
             self.id = groups.join(connection, self.group, self._topics, session=session, sign=self._sign.name or None)
         if patience is not None and self._heart is None:
             self._heart = asyncio.get_running_loop().create_task(self._stay_alive(patience))
@@ -102,8 +99,8 @@ class GroupMember:
         if ready or generation is not None:
             return
         async with self._log.writing() as connection:
-            assert self.id is not None
-            groups.give_up(connection, self.group, self.id)
+            if self.id is not None:  # it may have left while this waited for the lock
+                groups.give_up(connection, self.group, self.id)
 
     def partitions(self) -> Mapping[TopicPartition, int]:
         assert self.id is not None
@@ -111,7 +108,6 @@ class GroupMember:
             return groups.assigned(connection, self.group, self.id)
 
     async def leave(self) -> None:
-        self._left = True
         if self._heart is not None:
             self._heart.cancel()
         try:
@@ -152,13 +148,13 @@ class GroupMember:
             awake_within=max(3 * patience.heartbeat, patience.session / 2),
         )
         while True:
-            await self._clock.sleep(patience.heartbeat)
             try:
                 self._sign.renew(self._clock.now())
                 await self._expel(attendance)
                 await self._log.clean()
             except (TransportError, OSError) as error:
                 logger.warning("a heartbeat in group %s failed: %s", self.group, error)
+            await self._clock.sleep(patience.heartbeat)
 
     async def _expel(self, attendance: Attendance) -> None:
         attendance.tidy(self._signs)
