@@ -22,6 +22,7 @@ from microflow.emits import drain, drain_async, emitted
 from microflow.envelopes import Sealed, seal_emitted
 from microflow.errors import ContractError, DefinitionError, MicroflowError
 from microflow.events import Message, options_of
+from microflow.frames import place_waiting
 from microflow.handlers import Handler, Parameter
 from microflow.limits import Limits
 from microflow.ports import Clock
@@ -223,13 +224,11 @@ def is_cancelled() -> bool:
 async def watch_wait(task: asyncio.Task[Any], handler: Handler, clock: Clock, patience: timedelta) -> None:
     """Log where a handler that holds the transaction open is waiting for somebody else."""
     await clock.sleep(patience)
-    if not task.done() and (frames := task.get_stack(limit=None)):
-        frame = frames[-1]
+    if not task.done():
         logger.warning(
-            "%s:%s  %s holds its transaction open and waits here for more than %g s; call the outside world from a "
+            "%s  %s holds its transaction open and waits here for more than %g s; call the outside world from a "
             "handler that does not ask for Connection",
-            frame.f_code.co_filename,
-            frame.f_lineno,
+            place_waiting(task) or handler.where,
             handler.name,
             patience.total_seconds(),
         )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from sysconfig import get_paths
 from traceback import FrameSummary
+from types import FrameType
+from typing import Any
 
 OURS = f"{Path(__file__).parent}/"
 EXAMPLES = f"{OURS}examples/"
@@ -27,6 +31,24 @@ def place_raised(error: BaseException) -> str | None:
         return f"{error.filename}:{error.lineno}"
     frames = user_frames(error)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+
+
+def place_waiting(task: asyncio.Task[Any]) -> str | None:
+    """`file:line` of the innermost frame of the user's in which a task waits; None if it waits in none."""
+    frames = [frame for frame in _awaited(task.get_coro()) if not _is_ours(frame.f_code.co_filename)]
+    users = [frame for frame in frames if not _is_installed(frame.f_code.co_filename)] or frames
+    return f"{users[-1].f_code.co_filename}:{users[-1].f_lineno}" if users else None
+
+
+def _awaited(waiting: Any) -> Iterator[FrameType]:
+    # A task's own stack is its outermost coroutine alone while it waits.
+    while waiting is not None:
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(waiting, f"{kind}_frame")), None)
+        if kind is None:
+            return
+        if (frame := getattr(waiting, f"{kind}_frame")) is not None:
+            yield frame
+        waiting = getattr(waiting, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
 
 
 def is_users_fault(error: BaseException) -> bool:

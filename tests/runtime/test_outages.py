@@ -1,0 +1,182 @@
+"""Outages: the cable is cut if our own store failed and a probe fails too; then nothing is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from microflow.connection import Connection
+from microflow.context import Context
+from microflow.errors import StoreError, StoreUnavailable
+from microflow.handlers import on
+from microflow.limits import Limits
+from microflow.ports import TopicPartition
+from microflow.retries import Retry
+from tests.runtime.bench import WRITE, bench
+from tests.runtime.disturbed import DisturbedStore, Moments
+from tests.runtime.events import Accepted, Cancelled, Placed
+from tests.runtime.virtual_loop import virtual
+
+SOON = Retry(attempts=2, first_delay=timedelta(seconds=1), jitter=0)
+
+
+class Deadlock(StoreError):
+    """What a server says when two transactions wait for each other."""
+
+    transient = True
+
+
+@virtual
+async def test_while_the_database_is_away_everything_waits_and_nothing_is_counted() -> None:
+    """Rule 5."""
+    moments = Moments()
+
+    @on("Placed", retry=SOON)
+    async def accept(order: Placed, context: Context) -> Accepted:
+        context.write(WRITE, "accept", order.order)
+        return Accepted(order=order.order)
+
+    @on("Cancelled", retry=SOON)
+    async def cancel(order: Cancelled, connection: Connection, context: Context) -> None:
+        await connection.execute(WRITE, "cancel", f"{order.order}{context.attempt}")
+
+    async with bench() as it:
+        process = await it.start(accept, cancel, store=lambda store: DisturbedStore(store, moments))
+        moments.out = True
+        await it.emit(Placed(order="a"), Placed(order="b"), Cancelled(order="c"))
+        await it.pass_time(3600)
+        assert process.reports == []
+        assert moments.count["probe"] > 5
+        assert moments.count["probe"] < 3600  # with backoff
+        moments.out = False
+        await it.pass_time(10)
+        await it.settle()
+
+        assert sorted(await it.effects()) == ["a", "b", "c1"]
+        assert process.outcomes() == {"done": 3}
+        assert {report.attempt for report in process.reports} == {1}
+        assert await it.dead_letters() == []
+
+
+@pytest.mark.parametrize("moment", ["begin", "fence", "claim", "write", "commit", "committed", "inbox.seen"])
+def test_a_passing_error_is_tried_five_times_uncounted(moment: str) -> None:
+    """Rule 5: "serialization failures, deadlocks and connections that died are first retried five times"."""
+
+    @virtual
+    async def scenario() -> None:
+        moments = Moments()
+
+        @on("Placed", retry=SOON)
+        async def accept(order: Placed, context: Context) -> None:
+            context.write(WRITE, "accept", f"{order.order}{context.attempt}")
+
+        async with bench() as it:
+            process = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+            moments.plan(moment, *[Deadlock("deadlock detected") for _ in range(5)])
+            await it.emit(Placed(order="a"))
+            await it.pass_time(5)
+            await it.settle()
+
+            assert await it.effects() == ["a1"]
+            assert [report.outcome for report in process.reports] in (["done"], ["duplicate"])
+            assert not moments.planned[moment]
+
+    scenario()
+
+
+@virtual
+async def test_the_sixth_passing_error_is_an_attempt_of_the_event_it_belongs_to() -> None:
+    """Rules 4 and 5: the others are committed."""
+    moments = Moments()
+
+    @on("Placed", retry=SOON)
+    async def accept(order: Placed, connection: Connection, context: Context) -> None:
+        if order.order == "b" and context.attempt == 1:
+            raise Deadlock("always, while it is the first attempt")
+        await connection.execute(WRITE, "accept", f"{order.order}{context.attempt}")
+
+    async with bench() as it:
+        process = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        await it.emit(Placed(order="a"), Placed(order="b"), Placed(order="c"))
+        await it.pass_time(10)
+        await it.settle()
+
+        assert sorted(await it.effects()) == ["a1", "b2", "c1"]
+        assert process.outcomes() == {"done": 3, "retry": 1}
+
+
+@virtual
+async def test_an_outage_in_the_middle_of_a_connection_handler_is_not_its_failure() -> None:
+    """Rule 5."""
+    moments = Moments()
+
+    @on("Placed", retry=Retry.never())
+    async def accept(order: Placed, connection: Connection) -> None:
+        await asyncio.sleep(0.5)
+        if moments.out:
+            raise StoreUnavailable("the server has gone away")
+        await connection.execute(WRITE, "accept", order.order)
+
+    async with bench() as it:
+        process = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        await it.emit(Placed(order="a"))
+        await it.pass_time(0.1)
+        moments.out = True
+        await it.pass_time(60)
+        moments.out = False
+        await it.pass_time(10)
+        await it.settle()
+
+        assert await it.effects() == ["a"]
+        assert process.outcomes() == {"done": 1}
+
+
+@virtual
+async def test_every_task_of_a_service_outlives_an_outage() -> None:
+    """Rule 5: purging, storing watermarks, resuming and taking partitions wait as well."""
+    moments = Moments()
+
+    @on("Placed", retry=SOON)
+    async def accept(order: Placed, context: Context) -> None:
+        if context.attempt == 1:
+            raise ValueError("flaky")
+        context.write(WRITE, "accept", order.order)
+
+    async with bench() as it:
+        process = await it.start(
+            accept, store=lambda store: DisturbedStore(store, moments), limits=Limits(fetch_wait=timedelta(minutes=1))
+        )
+        await it.emit(Placed(order="a"))
+        await it.settle()
+        await it.publish(it.record(Cancelled(order="skipped"), topic="Placed"))
+        moments.out = True
+        await it.pass_time(1300)  # two purges, a retry, a watermark
+        await process.transport.disconnect()  # and a rebalance
+        await it.pass_time(60)
+        moments.out = False
+        await it.pass_time(30)
+        await it.settle()
+
+        assert await it.effects() == ["a"]
+        assert (await it.watermarks())[TopicPartition("Placed", 0)] == 2
+
+
+@virtual
+async def test_a_failure_that_cannot_be_written_although_the_database_is_well_ends_the_service() -> None:
+    """Rule 5: going on would skip the event."""
+    moments = Moments()
+
+    @on("Placed")
+    async def accept(order: Placed) -> None:
+        raise ValueError("no")
+
+    async with bench() as it:
+        process = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        moments.plan("write", *[StoreError("the table is gone") for _ in range(100)])
+        await it.emit(Placed(order="a"))
+        with pytest.raises(StoreError, match="the table is gone"):
+            await it.pass_time(60)
+        with pytest.raises(StoreError, match="the table is gone"):
+            await process.worker.ended()
