@@ -51,8 +51,8 @@ async def apologise(order: OrderRejected, context: Context) -> None:
 
 @on("OrderCancelled")
 async def confirm_cancellation(order: OrderCancelled, context: Context) -> None:
-    """Your order is cancelled, and you have your money back."""
-    write_letter(context, order, f"Your order is cancelled: {order.reason}. You have not paid for it.")
+    """As you wished, or to our regret: your order is cancelled, and costs you nothing."""
+    write_letter(context, order, f"Your order is cancelled: {order.reason}. It costs you nothing.")
 
 
 @on("OrderCancellationRefused")

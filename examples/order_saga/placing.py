@@ -64,7 +64,7 @@ PRICES: Mapping[str, Decimal] = {
     "teapot": Decimal("24.90"),
     "cup": Decimal("7.50"),
     "antique clock": Decimal("310.00"),
-    "grand piano": Decimal("18500.00"),
+    "grand piano": Decimal("980.00"),
     "unicorn": Decimal("0.99"),
 }
 

@@ -114,7 +114,7 @@ def test_a_cancelled_order_s_letter_gives_the_reason() -> None:
 
     asyncio.run(customers.confirm_cancellation(customers.OrderCancelled(order_id="o-1", reason="why not"), execution))
 
-    assert written(execution) == [("o-1", "Your order is cancelled: why not. You have not paid for it.")]
+    assert written(execution) == [("o-1", "Your order is cancelled: why not. It costs you nothing.")]
 
 
 def written(execution: Context) -> list[tuple[object, ...]]:
