@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from microflow.cli.garbage import collect_seldom
 from microflow.clocks import SystemClock
 from microflow.limits import Limits
 from microflow.reports import Report
@@ -105,6 +106,7 @@ async def serve(folder: Path, names: Sequence[str], *, retention: timedelta | No
             await worker.start()
             opened.push_async_callback(worker.stop, drain=timedelta(seconds=10))
             workers.append(asyncio.create_task(worker.ended()))
+        collect_seldom()
         began = time.process_time()
         say(ready=True)
         ended = asyncio.create_task(_end_of_input())

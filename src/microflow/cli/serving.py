@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from microflow.cli.colours import wants_colour
 from microflow.cli.console_lines import console_line, in_words
+from microflow.cli.garbage import collect_seldom
 from microflow.cli.look import Look
 from microflow.cli.paths import database_in_words, log_in_words
 from microflow.cli.report_lines import instant_text, json_line, milliseconds, report_fields
@@ -51,6 +52,7 @@ def serve(targets: Sequence[str], *, flags: Mapping[str, str | None], look: Look
     screen = Screen(look, log_format=settings.log_format)
     set_up(screen, settings)
     served = load(targets, settings)
+    collect_seldom()
     stopping = Stopping(drain=settings.drain, told=lambda: _tell_stop(screen, settings))
     screen.gone = stopping.request
     with _shared_memory(settings, several=len(served) > 1) as log:
