@@ -14,8 +14,7 @@ from microflow.signals import Signal
 
 logger = logging.getLogger("microflow.parking")
 
-LOOK_EVERY = timedelta(seconds=1)
-"""How long a dead letter that another process redrives may go unnoticed here."""
+LOOK_AT_MOST_EVERY = timedelta(milliseconds=200)
 
 
 class Parking:
@@ -42,14 +41,20 @@ class Parking:
         """Parked rows, or the partitions owned, have changed."""
         self._changed.set()
 
+    async def watch(self) -> None:
+        """Be woken when somebody else parks or redrives, such as a person at a shell, until cancelled."""
+        while True:
+            await self._runtime.outages.insist(self._runtime.store.parking.changed)
+            self._changed.set()
+            await self._runtime.clock.sleep(LOOK_AT_MOST_EVERY)
+
     async def run(self) -> None:
         """Resume what is due until cancelled."""
         clock = self._runtime.clock
         while True:
             await self._resume_due()
             due = await self._next_due()
-            # Somebody else may park, too: a dead letter that is redriven from a shell tells nobody.
-            await self._changed.wait(at_most=LOOK_EVERY if due is None else min(due - clock.now(), LOOK_EVERY))
+            await self._changed.wait(at_most=None if due is None else due - clock.now())
 
     async def idle(self) -> bool:
         """Whether nothing is in hand and nothing is due now."""

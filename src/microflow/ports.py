@@ -373,6 +373,11 @@ class Parking(Protocol):
         """The instant of the next retry: the earliest `due` of these partitions, None if nothing will be."""
         ...
 
+    async def changed(self) -> None:
+        """Return soon after anybody, in this process or another, may have parked or redriven an event since the last
+        call returned. It may return without a reason."""
+        ...
+
     async def count(self) -> int: ...
 
 

@@ -102,6 +102,7 @@ class Worker:
             self._begin(lane.run(), "lane")
         self._begin(self._parking.run(), "parking")
         self._begin(self._relay.watch(), "outbox watch")
+        self._begin(self._parking.watch(), "parking watch")
         self._begin(self._relay.run(), "relay")
         self._begin(self._housekeeping.store_watermarks(), "watermarks")
         self._begin(self._housekeeping.purge(), "purge")

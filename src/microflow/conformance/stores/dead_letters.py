@@ -25,6 +25,7 @@ from microflow.conformance.stores.harness import Harness
 dead_letters: Scenarios[Harness] = Scenarios()
 
 LATER = NOW + 10 * SECOND
+PATIENCE = 10.0
 
 
 @dead_letters.add()
@@ -86,6 +87,20 @@ async def a_redriven_event_is_parked_for_its_handler(harness: Harness) -> None:
     assert [letter.state for letter in await store.dead_letters.list()] == ["redriving", "dead"]
     assert second.state == "dead"
     assert list(await commit(store, [a_claim(1)])) == [False], "a redelivery meanwhile is a duplicate"
+
+
+@dead_letters.add(requires={"several_handles"})
+async def who_waits_for_parked_events_is_woken_by_a_redrive_of_another_handle(harness: Harness) -> None:
+    """Parking.changed: return soon after anybody … in another process may have parked or redriven an event."""
+    store, other = await harness.open(), await harness.open()
+    await bury(store, a_letter(1))
+    (letter,) = await store.dead_letters.list()
+    waiting = asyncio.create_task(store.parking.changed())
+    await asyncio.wait([waiting], timeout=0.05)
+
+    await other.dead_letters.redrive([letter.id], now=NOW)
+
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 @dead_letters.add()

@@ -11,6 +11,7 @@ from typing import Any
 
 from microflow.embedded.database import Database
 from microflow.embedded.headers import decode_headers, encode_headers
+from microflow.embedded.notifications import Watch
 from microflow.embedded.statements import statements
 from microflow.ports import Blocked, ClaimKey, DeadLetter, OrderingKey, Parked, Record, TopicPartition
 from microflow.stores.sqlite.columns import (
@@ -32,6 +33,7 @@ class SqliteParking:
     def __init__(self, database: Database, names: Names) -> None:
         self._database = database
         self._names = names
+        self._watch: Watch | None = None
 
     async def blocked(self, keys: Collection[OrderingKey]) -> Mapping[OrderingKey, Blocked]:
         service = self._names.service
@@ -65,6 +67,16 @@ class SqliteParking:
         with self._database.reading() as connection:
             found = self._free(connection, partitions, latest=2**63 - 1, limit=1 + len(excluded))
         return next((instant(due) for due, _, claim in found if claim not in excluded), None)
+
+    async def changed(self) -> None:
+        if self._watch is None:
+            self._watch = self._database.watch()
+        await self._watch.wait()
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     async def count(self) -> int:
         return int(self._database.read(SQL["count"], (self._names.service,))[0][0])

@@ -104,4 +104,5 @@ class SqliteStore:
         if not self._closed:
             self._closed = True
             self.outbox.close()
+            self.parking.close()
             self._database.close()
