@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from microflow.embedded.database import Database
+from microflow.embedded.headers import encode_headers
 from microflow.errors import RecordTooLarge, TransportError
 from microflow.ports import Bounds, Clock, Record, Topic, TopicPartition
-from microflow.transports.local import headers
 from microflow.transports.local.errors import as_transport_errors
 from microflow.transports.local.format import SQL
 
@@ -132,7 +132,7 @@ class Log:
 
     async def append(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
         """Append records in one transaction; for each None, or why it was not taken."""
-        blobs = [headers.encode(record.headers) for record in records]
+        blobs = [encode_headers(record.headers) for record in records]
         batch = Batch(errors=[None] * len(records))
         try:
             async with self.writing() as connection:

@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
+from microflow.embedded.headers import decode_headers
 from microflow.errors import TransportError
 from microflow.ports import Record, TopicPartition
-from microflow.transports.local import headers
 from microflow.transports.local.format import SQL
 from microflow.transports.local.log import EPOCH, OFFSET_BITS, Log
 
@@ -100,7 +100,7 @@ class Reading:
             offset = row_id & OFFSET_MASK
             if timestamp != last_timestamp:
                 last_timestamp, instant = timestamp, EPOCH + timedelta(microseconds=timestamp)
-            records.append(Record(topic, number, key, value, headers.decode(blob), instant, offset))
+            records.append(Record(topic, number, key, value, decode_headers(blob), instant, offset))
             size += len(blob) + len(value or b"")
             if size >= room:
                 break
