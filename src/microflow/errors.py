@@ -23,7 +23,7 @@ MicroflowError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MicroflowError(Exception):
@@ -151,3 +151,16 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     by_folded = {each.casefold(): each for each in known}
     near = difflib.get_close_matches(word.casefold(), by_folded, n=1)
     return by_folded[near[0]] if near else None
+
+
+def refuse_unknown(owner: str, misspelt: Sequence[str], known: Sequence[str], *, where: str, example: str) -> None:
+    """Raise DefinitionError if there are keywords that `owner` does not take, with what was probably meant."""
+    if not misspelt:
+        return
+    near = nearest(misspelt[0], known)
+    raise DefinitionError(
+        f"{owner} has an unknown keyword: {', '.join(misspelt)}.",
+        where=where,
+        why=f"It takes {', '.join(known)}.",
+        fix=f"Did you mean {near}?" if near else example,
+    )

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Literal, Never, TypeVar
 
 from microflow.emits import Emits
-from microflow.errors import DefinitionError, nearest
+from microflow.errors import DefinitionError, nearest, refuse_unknown
 from microflow.events import BARE, Message, check_topic, options_of
 from microflow.keywords import is_type_name
 from microflow.places import place_of
@@ -66,7 +66,7 @@ def on(
     """
     frame = sys._getframe(1)
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    _refuse_unknown(list(misspelt), where)
+    refuse_unknown("@on", list(misspelt), KEYWORDS, where=where, example='@on("OrderAccepted", name="take_payment")')
     mark = Mark(
         event_type=_event_type(event, where),
         event_class=None if isinstance(event, str) else event,
@@ -90,17 +90,6 @@ def on(
 
 
 # ── what @on was given ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _refuse_unknown(misspelt: list[str], where: str) -> None:
-    if misspelt:
-        near = nearest(misspelt[0], KEYWORDS)
-        raise DefinitionError(
-            f"@on has an unknown keyword: {', '.join(misspelt)}.",
-            where=where,
-            why=f"Its keywords are {', '.join(KEYWORDS)}.",
-            fix=f"Did you mean {near}?" if near else '@on("OrderAccepted", name="take_payment")',
-        )
 
 
 def _event_type(event: Any, where: str) -> str:

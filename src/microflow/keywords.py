@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from microflow.errors import DefinitionError, nearest
+from microflow.errors import DefinitionError, refuse_unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ def read_keywords(cls: type, given: Mapping[str, Any], misspelt: Iterable[str], 
 
     Raises DefinitionError for a keyword that is misspelt or holds what it cannot hold.
     """
-    _refuse_unknown(cls.__name__, list(misspelt), where)
+    example = f'For example: class {cls.__name__}(Event, key="order_id")'
+    refuse_unknown(f"class {cls.__name__}", list(misspelt), KEYWORDS, where=where, example=example)
     own = {word: value for word, value in given.items() if value is not None}
     _check(cls.__name__, own, where)
     if "key" in own:
@@ -39,18 +40,6 @@ def read_keywords(cls: type, given: Mapping[str, Any], misspelt: Iterable[str], 
         own["key"] = (key,) if isinstance(key, str) else tuple(key)
     words = {"type": cls.__name__, **_inherited(cls), **own}
     return EventOptions(**words, where=where, said=frozenset(own))
-
-
-def _refuse_unknown(name: str, misspelt: list[str], where: str) -> None:
-    if not misspelt:
-        return
-    near = nearest(misspelt[0], KEYWORDS)
-    raise DefinitionError(
-        f"class {name} has an unknown keyword: {', '.join(misspelt)}.",
-        where=where,
-        why=f"An event's keywords are {', '.join(KEYWORDS)}.",
-        fix=f"Did you mean {near}?" if near else f'For example: class {name}(Event, key="order_id")',
-    )
 
 
 def _check(name: str, given: Mapping[str, Any], where: str) -> None:

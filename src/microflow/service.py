@@ -17,7 +17,7 @@ from typing import Any, Literal, Never, TypeAlias
 
 from microflow.context import Context
 from microflow.emits import classes_of
-from microflow.errors import DefinitionError, MicroflowError, nearest
+from microflow.errors import DefinitionError, MicroflowError, nearest, refuse_unknown
 from microflow.events import Message, check_topic, options_of
 from microflow.handlers import MARKS, Handler
 from microflow.retries import RetryPolicy, check_policy
@@ -58,7 +58,8 @@ class Service:
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         # Its own names are read when it is built: it may stand at the top of its file.
         self.namespace: Mapping[str, Any] = frame.f_globals
-        _refuse_unknown(list(misspelt), self.where)
+        example = 'service = Service("payments", tables="payments.sql")'
+        refuse_unknown("Service", list(misspelt), KEYWORDS, where=self.where, example=example)
         self.modules: tuple[ModuleType | str, ...] = _several(modules, "modules", 'modules=["handlers"]', self.where)
         self.tables = tables
         self.lifespan = lifespan
@@ -88,17 +89,6 @@ class Service:
 
 
 KEYWORDS = ("name", "modules", "tables", "lifespan", "middleware", "retry", "start")
-
-
-def _refuse_unknown(misspelt: list[str], where: str) -> None:
-    if misspelt:
-        near = nearest(misspelt[0], KEYWORDS)
-        raise DefinitionError(
-            f"Service has an unknown keyword: {', '.join(misspelt)}.",
-            where=where,
-            why=f"Its keywords are {', '.join(KEYWORDS)}.",
-            fix=f"Did you mean {near}?" if near else 'service = Service("payments", tables="payments.sql")',
-        )
 
 
 def _several(value: Any, word: str, example: str, where: str) -> tuple[Any, ...]:
