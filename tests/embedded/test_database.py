@@ -135,6 +135,30 @@ PRAGMAS = {
 
 
 @asynchronous
+async def test_whatever_becomes_of_a_commit_that_is_not_synced_the_next_one_is(path: Path) -> None:
+    def level(database: Database) -> int:
+        return int(database.writer.execute("pragma synchronous").fetchone()[0])
+
+    async with opened(path) as database:
+        async with database.writing(synced=False) as connection:
+            connection.execute("create table things (name text)")
+            assert level(database) == 1  # normal
+        assert level(database) == 2  # full
+
+        with pytest.raises(SqlError):
+            async with database.writing(synced=False) as connection:
+                connection.execute("insert into nothing values (1)")
+        assert level(database) == 2
+
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            with pytest.raises(StoreUnavailable):
+                async with database.writing(synced=False, patience=timedelta(0)):
+                    pass
+        assert level(database) == 2
+
+
+@asynchronous
 async def test_a_file_in_memory_is_gone_when_all_have_closed_it() -> None:
     async with opened(Path("log.db"), memory=True) as database:
         await insert(database)

@@ -54,6 +54,7 @@ class Database:
         self.path = path
         self._clock = clock
         self._memory = memory
+        self._synchronous = "off" if memory else "full"
         self._users = 0
         self._thread = threading.get_ident()
         self._lock = asyncio.Lock()
@@ -110,7 +111,7 @@ class Database:
         )
         try:
             self._use_write_ahead_log(connection)
-            connection.execute(f"pragma synchronous = {'off' if self._memory else 'full'}")
+            connection.execute(f"pragma synchronous = {self._synchronous}")
             connection.execute("pragma foreign_keys = on")
             # WAL-reset corruption (SQLite before 3.51.3) needs two checkpoints at once: only the holder of a lock file
             # makes one.
@@ -123,25 +124,27 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def writing(
-        self, *, patience: timedelta | None = None, runs_foreign_code: bool = False
+        self, *, patience: timedelta | None = None, runs_foreign_code: bool = False, synced: bool = True
     ) -> AsyncIterator[sqlite3.Connection]:
         """Hold the write lock: commit when the block ends, roll back when it raises.
 
         Waits for other tasks and other processes without blocking the loop, naming the holder after two seconds;
         with `patience`, raises StoreUnavailable after that. The block must not wait for the outside world. Errors of
         SQLite, the commit's too, are raised as StoreErrors; not those of a block that `runs_foreign_code`, where they
-        may be another database's.
+        may be another database's. What is not `synced` survives the process, but a power cut only once somebody has
+        committed after it.
         """
         async with self._lock:
-            await self._begin(patience)
-            try:
-                with contextlib.nullcontext() if runs_foreign_code else translated(self.path):
-                    yield self.writer
-                with translated(self.path):
-                    self.writer.execute("commit")
-            except BaseException as error:
-                self._roll_back(error)
-                raise
+            with contextlib.nullcontext() if synced else self._unsynced():
+                await self._begin(patience)
+                try:
+                    with contextlib.nullcontext() if runs_foreign_code else translated(self.path):
+                        yield self.writer
+                    with translated(self.path):
+                        self.writer.execute("commit")
+                except BaseException as error:
+                    self._roll_back(error)
+                    raise
             # Before the lock is free: the connection is nobody's for this moment.
             self._checkpoint()
         self.notifications.notify()
@@ -180,6 +183,17 @@ class Database:
     def holder(self) -> int | None:
         """The pid of the other process that holds the write lock, if there is one."""
         return write_lock_holder(self.path)
+
+    @contextlib.contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        # Of a broken connection nothing is asked: the one that replaces it syncs.
+        if not self._broken:
+            self.writer.execute("pragma synchronous = off" if self._memory else "pragma synchronous = normal")
+        try:
+            yield
+        finally:
+            if not self._broken:
+                self.writer.execute(f"pragma synchronous = {self._synchronous}")
 
     async def _begin(self, patience: timedelta | None) -> None:
         with translated(self.path):
