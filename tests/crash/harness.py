@@ -132,10 +132,10 @@ class Chain:
         return Record(sealed.topic, partition, sealed.key, sealed.value, sealed.headers)
 
     def orders(self, count: int, *, accounts: int = 5) -> list[Record]:
-        """New orders: most are plain, some fail twice, some are hopeless, some come again later, at another offset."""
+        """New orders: most are plain, some fail twice, take longer, are hopeless, or come again at another offset."""
         records: list[Record] = []
         for number in range(count):
-            kind = {3: "flaky", 8: "hopeless"}.get(number % 11, "plain")
+            kind = {3: "flaky", 6: "late", 8: "hopeless"}.get(number % 11, "plain")
             records.append(self.placed(f"account-{self._random.randrange(accounts)}", kind))
             if number % 7 == 5:
                 records.append(self._random.choice(records))

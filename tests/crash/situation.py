@@ -43,6 +43,8 @@ class Situation:
         if kind == "slow" and self.gate is not None:
             while not self.gate.exists():  # noqa: ASYNC110 - another process opens it
                 await asyncio.sleep(0.005)
+        if kind == "late":
+            await asyncio.sleep(0.03)
         if kind == "flaky" and context.attempt <= 2:
             raise TimeoutError(f"attempt {context.attempt} of {context.handler}")
 

@@ -89,7 +89,9 @@ def torture(chain: Chain, chance: random.Random, tally: Tally) -> None:
     for service in checker.SERVICES:
         for slot in range(chance.choice((1, 1, 2))):
             faults = [_fault(next(tally.deck), chance) for _ in range(chance.randint(1, LIVES))]
-            chain.start(chain.order(service, slot, fault=faults[0], seed=chance.getrandbits(30)), then=faults[1:])
+            lanes = chance.choice((1, 1, 2))
+            orders = chain.order(service, slot, fault=faults[0], lanes=lanes, seed=chance.getrandbits(30))
+            chain.start(orders, then=faults[1:])
     for wave in waves:
         chain.publish(wave)
         _go_on(chain, tally, until=time.monotonic() + chance.uniform(0.05, 0.6))
