@@ -71,12 +71,14 @@ class Relay:
         while True:
             try:
                 again = await self.publish_pending()
-                wait = FIRST_WAIT if again is None else wait
+                nothing_failed = again is None or self.stands_by
             except (StoreError, TransportError) as error:
                 logger.warning("the outbox waits: %s", error)
-                again = wait
-            if again is not None:
-                again, wait = max(again, wait), min(wait * 2, LONGEST_WAIT)
+                again, nothing_failed = wait, False
+            if nothing_failed:
+                wait = FIRST_WAIT
+            else:
+                again, wait = max(again or wait, wait), min(wait * 2, LONGEST_WAIT)
             await self._signal.wait(at_most=again)
 
     async def publish_pending(self) -> timedelta | None:
