@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chain.first import Begun
+
 from microflow.clocks import SystemClock
 from microflow.envelopes import seal_root
 from microflow.partitioner import Partitioner
