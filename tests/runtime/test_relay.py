@@ -163,6 +163,27 @@ async def test_one_relay_at_a_time_publishes_and_another_takes_over_when_its_lea
 
 
 @virtual
+async def test_a_relay_that_stands_by_does_not_wait_longer_the_more_often_it_is_woken() -> None:
+    """Standing by is no failure: what the one that publishes commits must not put off the takeover from it."""
+    async with bench() as it:
+        store = await it.store()
+        first, second = relay_of(it, store, owner="first"), relay_of(it, store, owner="second")
+        await append(it, "a1")
+        await first.publish_pending()
+        await append(it, "a2")
+        running = asyncio.create_task(second.run())
+        for _ in range(20):
+            second.wake()
+            await it.pass_time(0.001)
+
+        await it.pass_time(LEASE.total_seconds() * 4 / 3)  # the first one has crashed
+
+        assert await in_the_log(it) == ["a1", "a2"]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@virtual
 async def test_a_relay_that_leaves_lets_another_one_begin_at_once() -> None:
     """Rule 24."""
     async with bench() as it:
