@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from microflow.cli.failures import failed
 from microflow.cli.look import Look
 from microflow.errors import nearest
 from microflow.version import __version__
@@ -101,7 +100,8 @@ def _execute(arguments: Sequence[str] | None, look: Look) -> int:
     except BrokenPipeError:
         raise
     except (Exception, SystemExit) as error:
-        return failed(error, look)
+        failures = import_module("microflow.cli.failures")  # what it needs is not for those who ask for help
+        return int(failures.failed(error, look))
     return code if isinstance(code, int) else 0
 
 

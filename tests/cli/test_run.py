@@ -1,0 +1,297 @@
+"""`microflow run`: what it shows, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.cli.projects import COMMAND, SERVICE, Project, clean_environment
+
+CONSOLE = {"MICROFLOW_LOG_FORMAT": "console"}
+
+REPORT_KEYS = {
+    "at", "service", "handler", "outcome", "type", "event", "flow", "cause", "key", "topic", "partition", "offset",
+    "attempt", "attempts", "took_ms", "emitted", "error", "where", "retry_in_ms", "diverged",
+}  # fmt: skip
+
+SLOW = """
+import asyncio
+from pathlib import Path
+from microflow import Event, on
+
+class OrderAccepted(Event):
+    order_id: str
+
+@on("OrderAccepted")
+async def take_payment(order: OrderAccepted) -> None:
+    Path("began").touch()
+    {wait}
+    Path("finished").touch()
+"""
+
+
+# ── what it shows ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_a_terminal_every_line_is_json_and_every_execution_has_one(project: Project) -> None:
+    service = project.start("run", "payments.py")
+    service.until_ready()
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--flow", "f-1", "--key", "order_id")
+    service.until(service.reports)
+
+    ready, [report] = service.lines()[0], service.reports()
+    assert (ready["message"], ready["service"], ready["partitions"]) == ("ready", "payments", 6)
+    assert ready["database"] == f"sqlite:///{project.folder}/.microflow/payments.db"
+    assert ready["log"] == f"local:{project.folder}/.microflow/log.db"
+    assert set(report) == REPORT_KEYS
+    assert (report["service"], report["handler"], report["outcome"]) == ("payments", "take_payment", "done")
+    assert (report["type"], report["flow"], report["key"], report["attempt"]) == ("OrderAccepted", "f-1", "o-1", 1)
+    assert [each["type"] for each in report["emitted"]] == ["PaymentReceived"]
+
+
+def test_for_a_person_there_are_two_lines_before_the_first_event_and_one_for_each_execution(project: Project) -> None:
+    service = project.start("run", "payments.py", environment=CONSOLE)
+    service.until_ready()
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--app", "payments.py")
+    service.until(lambda: "o-1" in service.stdout)
+
+    header, ready, line = service.stdout.splitlines()
+    assert re.fullmatch(
+        r"microflow \S+ · payments · local log \.microflow/log\.db · SQLite \.microflow/payments\.db", header
+    )
+    assert re.fullmatch(r"ready in \S+ m?s · group payments · 1 handler · 6/6 partitions · outbox 0 pending", ready)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} o-1 +payments\.take_payment +\d+ ms  → PaymentReceived", line)
+
+
+def test_a_failure_shows_its_error_the_users_line_and_what_to_type(project: Project) -> None:
+    service = project.start("run", "payments.py", environment=CONSOLE)
+    service.until_ready()
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "total=101", "--app", "payments.py")
+    service.until(lambda: "see" in service.stdout)
+
+    failure, see = service.stdout.splitlines()[2:]
+    assert "✗ ValueError: too much: 101 · dead letter after 1 try · payments.py:14" in failure
+    assert see.split("see")[1].strip() == "microflow dead-letters list --service payments"
+
+
+def test_a_retry_says_which_try_it_was_and_when_the_next_one_is(project: Project) -> None:
+    project.write("payments.py", SERVICE.replace("Retry.never()", "Retry(attempts=3)"))
+    service = project.start("run", "payments.py", environment=CONSOLE)
+    service.until_ready()
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "total=101", "--app", "payments.py")
+    service.until(lambda: "✗" in service.stdout)
+
+    assert re.search(r"✗ ValueError: too much: 101 · try 1/3 · again in \S+ m?s\n", service.stdout)
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["-v"], True)])
+def test_duplicates_are_shown_with_v_only(project: Project, options: list[str], shown: bool) -> None:
+    service = project.start("run", "payments.py", *options, environment=CONSOLE)
+    service.until_ready()
+
+    _publish_twice(project)
+    service.until(lambda: service.stdout.count("PaymentReceived") == 2)
+
+    assert ("duplicate of first" in service.stdout) is shown
+
+
+def _publish_twice(project: Project) -> None:
+    """One event two times, with one id, then another one."""
+    program = """
+import asyncio
+from pathlib import Path
+from microflow.clocks import SystemClock
+from microflow.envelopes import headers_of
+from microflow.ports import Record
+from microflow.transports.local import LocalTransport
+
+async def main():
+    clock = SystemClock()
+    transport = LocalTransport.open(Path(".microflow/log.db"), clock=clock)
+    for name, key in (("first", "o-1"), ("first", "o-1"), ("second", "o-2")):
+        headers = headers_of(identifier=name, event_type="OrderAccepted", source="/web", now=clock.now(),
+                             correlation_id=name, causation_id=None, key=key.encode())
+        value = ('{"order_id": "%s"}' % key).encode()
+        await transport.publish([Record("OrderAccepted", 0, key.encode(), value, headers)])
+    await transport.close()
+asyncio.run(main())
+"""
+    subprocess.run([COMMAND[0], "-c", program], cwd=project.folder, check=True, timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)
+def test_colours_are_forced_and_forbidden_by_the_environment(
+    project: Project, environment: dict[str, str], coloured: bool
+) -> None:
+    service = project.start("run", "payments.py", environment=CONSOLE | environment)
+
+    service.until_ready()
+
+    assert ("\033[" in service.stdout) is coloured
+
+
+def test_quiet_shows_nothing_while_all_is_well(project: Project) -> None:
+    project.write("payments.py", SLOW.replace("{wait}", ""))
+    service = project.start("run", "payments.py", "-q", environment=CONSOLE)
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--key", "order_id")
+    service.until(lambda: (project.folder / "finished").exists())
+
+    assert service.stop() == 0
+    assert (service.stdout, service.stderr) == ("", "")
+
+
+def test_several_targets_share_a_process_and_each_has_its_database(project: Project) -> None:
+    project.write(
+        "shipping.py",
+        """
+        from microflow import Event, on
+        class PaymentReceived(Event):
+            order_id: str
+        @on("PaymentReceived")
+        async def ship(payment: PaymentReceived) -> None: ...
+        """,
+    )
+    services = project.start("run", "payments.py", "shipping.py")
+    services.until(lambda: services.stdout.count('"ready"') == 2)
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--app", "payments.py")
+    services.until(lambda: len(services.reports()) == 2)
+
+    assert [report["handler"] for report in services.reports()] == ["take_payment", "ship"]
+    assert (project.folder / ".microflow" / "payments.db").is_file()
+    assert (project.folder / ".microflow" / "shipping.db").is_file()
+    assert services.stop() == 0
+
+
+def test_the_users_own_logging_is_a_line_with_its_flow(project: Project) -> None:
+    project.write(
+        "payments.py",
+        """
+        from microflow import Context, Event, on
+        class OrderAccepted(Event):
+            order_id: str
+        @on("OrderAccepted")
+        async def take_payment(order: OrderAccepted, context: Context) -> None:
+            context.logger.info("taking %s", order.order_id)
+        """,
+    )
+    service = project.start("run", "payments.py")
+    service.until_ready()
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--key", "order_id", "--flow", "f-1")
+    service.until(service.reports)
+
+    [line] = [line for line in service.lines() if line.get("message") == "taking o-1"]
+    assert (line["level"], line["logger"], line["flow"]) == ("info", "payments.take_payment", "f-1")
+
+
+# ── how it ends ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_runs_finish_and_ends_with_zero(project: Project, number: signal.Signals) -> None:
+    project.write("payments.py", SLOW.replace("{wait}", "await asyncio.sleep(0.5)"))
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--key", "order_id")
+    service.until(lambda: (project.folder / "began").exists())
+
+    service.send(number)
+
+    assert service.end() == 0
+    assert (project.folder / "finished").exists()
+    assert [report["outcome"] for report in service.reports()] == ["done"]
+
+
+def test_a_second_signal_ends_at_once(project: Project) -> None:
+    project.write("payments.py", SLOW.replace("{wait}", "await asyncio.sleep(60)"))
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--key", "order_id")
+    service.until(lambda: (project.folder / "began").exists())
+
+    service.send(signal.SIGINT)
+    service.until(lambda: "stopping" in service.stdout)
+    service.send(signal.SIGINT)
+
+    assert service.end() == 130
+
+
+@pytest.mark.parametrize("wait", ["await asyncio.sleep(60)", "__import__('time').sleep(60)"])
+def test_a_stop_takes_no_longer_than_its_drain_whatever_a_handler_does(project: Project, wait: str) -> None:
+    project.write("payments.py", SLOW.replace("{wait}", wait))
+    service = project.start("run", "payments.py", "--drain", "1s")
+    service.until_ready()
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--key", "order_id")
+    service.until(lambda: (project.folder / "began").exists())
+
+    began = time.monotonic()
+    assert service.stop() == 0
+
+    assert time.monotonic() - began < 3
+    assert not (project.folder / "finished").exists()
+
+
+def test_a_stop_while_it_starts_leaves_the_lifespan_and_ends_with_zero(project: Project) -> None:
+    project.write(
+        "payments.py",
+        """
+        import asyncio
+        from contextlib import asynccontextmanager
+        from pathlib import Path
+        from microflow import Event, Service, on
+        class OrderAccepted(Event):
+            order_id: str
+        @on("OrderAccepted")
+        async def take_payment(order: OrderAccepted) -> None: ...
+        @asynccontextmanager
+        async def slow():
+            Path("entered").touch()
+            try:
+                await asyncio.sleep(60)
+                yield {}
+            finally:
+                Path("left").touch()
+        service = Service("payments", lifespan=slow)
+        """,
+    )
+    service = project.start("run", "payments.py")
+    service.until(lambda: (project.folder / "entered").exists())
+
+    assert service.stop() == 0
+
+    assert (project.folder / "left").exists()
+    assert "Traceback" not in service.stderr
+
+
+def test_a_reader_that_has_read_enough_ends_it_quietly(project: Project) -> None:
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [*COMMAND, "run", "payments.py"],
+        cwd=project.folder,
+        env=clean_environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert json.loads(pipe.readline())["message"] == "ready"
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--app", "payments.py")
+    _, err = process.communicate(timeout=20)
+
+    assert (process.returncode, err) == (0, b"")
