@@ -96,10 +96,10 @@ async def measure(table: Table, sizes: Sizes, scratch: Path, *, with_dbos: bool)
 def _machine(table: Table, scratch: Path) -> None:
     sync = _sync_time(scratch)
     table.title("The machine")
-    table.line(
-        "Python, SQLite, system", f"{platform.python_version()}, {sqlite3.sqlite_version}, {platform.platform()}"
-    )
-    table.line("processors, load when it began", f"{os.cpu_count()}, {os.getloadavg()[0]:.1f}", load=os.getloadavg()[0])
+    load = os.getloadavg()[0]
+    versions = f"{platform.python_version()}, {sqlite3.sqlite_version}, {platform.system()} {platform.machine()}"
+    table.line("Python, SQLite, system", versions)
+    table.line("processors, load when it began", f"{os.cpu_count()}, {load:.1f}", load=load)
     table.line("a write of 4 KiB synced to its disk", f"{sync * 1e3:.2f} ms (median)", sync=sync)
 
 

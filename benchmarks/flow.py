@@ -72,9 +72,8 @@ class Chain:
     def __init__(self, folder: Path, processes: Sequence[Process], *, retention: timedelta | None) -> None:
         self.folder = folder
         self.processes = processes
-        self._transport = LocalTransport.open(
-            folder / "log.db", clock=SystemClock(), **({} if retention is None else {"retention": retention})
-        )
+        log = folder / "log.db"
+        self._transport = LocalTransport.open(log, clock=SystemClock(), retention=retention or timedelta(days=7))
         self._partitioner = Partitioner()
         self._random = random.Random(1)
         self.published = 0

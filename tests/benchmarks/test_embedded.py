@@ -1,4 +1,4 @@
-"""The benchmark of the embedded default runs and says what it found; which figures it finds is nobody's business here."""
+"""The benchmark of the embedded default runs and says what it found, whatever that is."""
 
 from __future__ import annotations
 
