@@ -1,0 +1,53 @@
+"""A key's queue: its executions in order, and which of them must wait because an earlier event of the key is parked."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from microflow.deliveries import Execution, Failed, Inside, Postponed, State
+from microflow.ports import Blocked
+
+
+class KeyQueue:
+    """The executions of one key, in order, and what of the key is parked."""
+
+    def __init__(self) -> None:
+        self.executions: deque[Execution] = deque()
+        self.blocked_all = False
+        self.blocked_handlers: set[str] = set()
+
+    def learn(self, blocked: Blocked | None) -> None:
+        """Take over what the store knows, and what is postponed here and not yet committed."""
+        self.blocked_all = blocked is not None and blocked.all_handlers
+        self.blocked_handlers = set(blocked.handlers) if blocked is not None else set()
+        for execution in self.executions:
+            if isinstance(execution.outcome, Postponed):
+                self.block(execution)
+
+    def block(self, execution: Execution) -> None:
+        """An execution is, or will be, parked."""
+        if execution.handler is None or execution.handler.order == "none":
+            return
+        if execution.handler.order == "key":
+            self.blocked_all = True
+        else:
+            self.blocked_handlers.add(execution.handler.name)
+
+    def blocks(self, execution: Execution) -> bool:
+        if execution.parked is not None or execution.handler is None:
+            return False
+        return self.blocked_all or execution.handler.name in self.blocked_handlers
+
+    def behind(self, execution: Execution) -> list[Execution]:
+        """Those that come after one."""
+        everybody = list(self.executions)
+        return everybody[everybody.index(execution) + 1 :]
+
+    def next(self) -> Execution | None:
+        """The execution whose turn it is; None while an earlier one runs, or must be committed first."""
+        for execution in self.executions:
+            if execution.state is State.WAITING:
+                return execution
+            if execution.state is State.RUNNING or isinstance(execution.outcome, Failed | Inside):
+                return None
+        return None
