@@ -80,12 +80,14 @@ def read_settings(
         name: str(each["database"])
         for name, each in services.items()
         if isinstance(each, Mapping) and "database" in each
-    }
+    } | _service_databases(environment)
+    if (flags or {}).get("database") is not None:
+        databases = {}  # what was typed goes before what is set for one service
     return Settings(
         home=home,
         kafka=values.get("kafka", (f"local:{home / '.microflow' / 'log.db'}", ""))[0],
         database=values["database"][0] if "database" in values else None,
-        databases=databases | _service_databases(environment),
+        databases=databases,
         topics={name: str(topic) for name, topic in _table(table, "topics", where).items()},
         log_level=_one_of(values, "log_level", LOG_LEVELS, "info"),
         log_format=_one_of(values, "log_format", LOG_FORMATS, "auto"),

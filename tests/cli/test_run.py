@@ -154,6 +154,57 @@ def test_quiet_shows_nothing_while_all_is_well(project: Project) -> None:
     assert (service.stdout, service.stderr) == ("", "")
 
 
+def test_quiet_shows_trouble(project: Project) -> None:
+    service = project.start("run", "payments.py", "-q", environment=CONSOLE)
+
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "total=101", "--app", "payments.py")
+    service.until(lambda: "dead letter" in service.stdout)
+
+    assert "ValueError: too much: 101" in service.stdout
+
+
+def test_a_database_that_is_typed_goes_before_one_that_is_set_for_the_service(project: Project) -> None:
+    environment = {"MICROFLOW_PAYMENTS_DATABASE": "sqlite:///set.db"}
+    service = project.start("run", "payments.py", "--database", "sqlite:///typed.db", environment=environment)
+    service.until_ready()
+
+    assert service.lines()[0]["database"] == "sqlite:///typed.db"
+    assert not (project.folder / "set.db").exists()
+
+
+def test_services_that_share_a_process_share_a_log_in_memory(project: Project) -> None:
+    project.write(
+        "shipping.py",
+        """
+        from microflow import Event, on
+        class PaymentReceived(Event):
+            order_id: str
+        @on("PaymentReceived")
+        async def ship(payment: PaymentReceived) -> None: ...
+        """,
+    )
+    project.write(
+        "web.py",
+        """
+import sqlite3
+from microflow import Event, Outbox
+class OrderAccepted(Event, key="order_id"):
+    order_id: str
+connection = sqlite3.connect(".microflow/payments.db")
+Outbox("web").append_sync(connection, OrderAccepted(order_id="o-1"))
+connection.commit()
+""",
+    )
+    services = project.start("run", "payments.py", "shipping.py", "--log", "memory:")
+    services.until(lambda: services.stdout.count('"ready"') == 2)
+
+    subprocess.run([COMMAND[0], "web.py"], cwd=project.folder, check=True, timeout=20)
+    services.until(lambda: len(services.reports()) == 2)
+
+    assert [report["handler"] for report in services.reports()] == ["take_payment", "ship"]
+    assert not (project.folder / ".microflow" / "log.db").exists()
+
+
 def test_several_targets_share_a_process_and_each_has_its_database(project: Project) -> None:
     project.write(
         "shipping.py",
@@ -197,6 +248,14 @@ def test_the_users_own_logging_is_a_line_with_its_flow(project: Project) -> None
 
     [line] = [line for line in service.lines() if line.get("message") == "taking o-1"]
     assert (line["level"], line["logger"], line["flow"]) == ("info", "payments.take_payment", "f-1")
+
+
+def test_a_package_that_writes_into_the_same_folder_is_warned_of(project: Project) -> None:
+    project.write("site/microflow-0.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: microflow\nVersion: 0.3\n")
+    service = project.start("run", "payments.py", environment={"PYTHONPATH": str(project.folder / "site")})
+    service.until_ready()
+
+    assert "pip uninstall microflow" in service.lines()[0]["message"]
 
 
 # ── how it ends ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,11 +10,11 @@ from microflow.cli.failures import FAILED
 from microflow.cli.look import Look
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
-from microflow.cli.service_databases import opened, read_settings_for, services_meant
+from microflow.cli.service_databases import opened, services_meant
 from microflow.clocks import SystemClock
 from microflow.errors import TargetError
 from microflow.ports import DeadLetter
-from microflow.settings import Settings
+from microflow.settings import Settings, read_settings
 
 AT_ONCE = 500
 MOST_LINES = 20
@@ -32,7 +32,7 @@ def redrive_letters(
     look: Look,
 ) -> int:
     """Redrive dead letters, or with `yes=False` show which would be; return the exit code."""
-    settings = read_settings_for(database)
+    settings = read_settings({"database": database})
     screen = Screen(look, log_format="console")
     names = services_meant(target, service, database=database, settings=settings)
     if len(names) > 1:

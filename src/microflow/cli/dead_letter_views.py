@@ -13,10 +13,10 @@ from microflow.cli.look import Look
 from microflow.cli.paths import shortened
 from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
-from microflow.cli.service_databases import opened, read_settings_for, services_meant
+from microflow.cli.service_databases import opened, services_meant
 from microflow.errors import TargetError
 from microflow.ports import DeadLetter
-from microflow.settings import Settings
+from microflow.settings import Settings, read_settings
 
 PAGE = 500
 MOST_LINES = 20
@@ -34,7 +34,7 @@ def list_all(
     look: Look,
 ) -> int:
     """Show the dead letters of services; return the exit code."""
-    settings = read_settings_for(database)
+    settings = read_settings({"database": database})
     screen = Screen(look, log_format="console")
     names = services_meant(target, service, database=database, settings=settings)
     found = {name: asyncio.run(read_letters(name, settings, handler=handler)) for name in names}
@@ -65,7 +65,7 @@ async def read_letters(service: str, settings: Settings, *, handler: str | None 
 
 def show_one(identifier: int, target: str | None, service: str | None, *, database: str | None, look: Look) -> int:
     """Show one dead letter with all that is known of it; return the exit code."""
-    settings = read_settings_for(database)
+    settings = read_settings({"database": database})
     screen = Screen(look, log_format="console")
     names = services_meant(target, service, database=database, settings=settings)
     found = [(name, letter) for name in names if (letter := asyncio.run(_get(name, settings, identifier))) is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 from microflow.cli.console_lines import clock_time
@@ -36,8 +35,6 @@ def relay_outbox(*, service: str | None, database: str | None, kafka: str | None
             why="Every service has a database of its own.",
             fix="microflow relay --database sqlite:///web.db   or   microflow relay --service NAME",
         )
-    if database is not None:
-        settings = replace(settings, databases={})  # what was typed goes before what is set for one service
     screen = Screen(look, log_format=settings.log_format)
     set_up(screen, settings)
     relaying = Relaying(service or NAME, settings, screen)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from microflow.clocks import SystemClock
@@ -12,7 +11,7 @@ from microflow.connect import SQLITE, connect_store, sqlite_path
 from microflow.errors import TargetError, nearest
 from microflow.ports import Store
 from microflow.service import build
-from microflow.settings import Settings, read_settings
+from microflow.settings import Settings
 from microflow.targets import load_target
 
 
@@ -40,12 +39,6 @@ def services_meant(target: str | None, service: str | None, *, database: str | N
     for name in names:
         _check_there(name, settings)
     return names
-
-
-def read_settings_for(database: str | None, *, log_level: str | None = None) -> Settings:
-    """Settings in which a database that was typed goes before what is set for one service."""
-    settings = read_settings({"database": database, "log_level": log_level})
-    return settings if database is None else replace(settings, databases={})
 
 
 def known_services(settings: Settings) -> list[str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, distribution
 
 from microflow.cli.colours import wants_colour
 from microflow.cli.console_lines import console_line, in_words
@@ -32,6 +33,7 @@ from microflow.version import __version__
 
 logger = logging.getLogger("microflow.run")
 
+TROUBLE = frozenset({"retry", "dead"})
 MOST_READY_LINES = 6
 WIDEST_NAME = 40
 FOR_THE_SERVICES = 0.9
@@ -51,6 +53,7 @@ def serve(targets: Sequence[str], *, flags: Mapping[str, str | None], look: Look
     settings = read_settings({**flags, "log_level": look.log_level})
     screen = Screen(look, log_format=settings.log_format)
     set_up(screen, settings)
+    _warn_of_namesake()
     served = load(targets, settings)
     collect_seldom()
     stopping = Stopping(drain=settings.drain, told=lambda: _tell_stop(screen, settings))
@@ -66,6 +69,17 @@ def set_up(screen: Screen, settings: Settings) -> None:
     write = screen.line if screen.json else _write_to_stderr
     colour = not screen.json and wants_colour(sys.stderr)
     set_up_logging(write, level=settings.log_level, as_json=screen.json, colour=colour, all_frames=screen.verbose)
+
+
+def _warn_of_namesake() -> None:
+    try:
+        distribution("microflow")
+    except PackageNotFoundError:
+        return
+    logger.warning(
+        "the package microflow, which is somebody else's, is installed beside microworkflow: both write into one "
+        "folder. pip uninstall microflow, then pip install --force-reinstall microworkflow"
+    )
 
 
 def load(targets: Sequence[str], settings: Settings) -> list[Served]:
@@ -144,7 +158,7 @@ class Serving:
     # ── what is shown ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _observe(self, report: Report) -> None:
-        if self._screen.quiet:
+        if self._screen.quiet and report.outcome not in TROUBLE:
             return
         at = self._clock.now()
         if self._screen.json:
