@@ -298,8 +298,8 @@ class Worker:
         try:
             await self._intake.stop()
             await self._housekeeping.store_watermarks_now()
+            self._relay.wake()
             while (waits := await self._outbox_waits()) and not self._relay.stands_by:
-                self._relay.wake()
                 await self._surroundings.clock.sleep(timedelta(milliseconds=5))
             await self._relay.release()
             self._said_everything = not waits

@@ -7,7 +7,7 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -311,8 +311,3 @@ class Gate:
         self._open.update(names)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-
-def flatten(groups: Collection[Collection[Any]]) -> Iterator[Any]:
-    for group in groups:
-        yield from group

@@ -8,14 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from microflow.errors import StoreUnavailable, TransportError
+from microflow.errors import StoreError, StoreUnavailable, TransportError
 from microflow.ports import (
     Changes,
     Claim,
     Connection,
     RebalanceListener,
     Record,
-    StoreError,
     Subscription,
     TopicPartition,
 )
@@ -121,21 +120,24 @@ class _Transaction:
 
 
 class DisturbedLog:
-    """A log with `moments`: publish, published; `refuse` names partitions that take nothing."""
+    """A log with `moments`: publish, published; the partitions in `refuse` take nothing, those in `refuse_once` not
+    the next time."""
 
     def __init__(self, transport: LocalTransport, moments: Moments) -> None:
         self._transport = transport
         self._moments = moments
         self.refuse: set[TopicPartition] = set()
+        self.refuse_once: set[TopicPartition] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
         await self._moments.reach("publish")
-        taken = [record for record in records if record.source not in self.refuse]
-        errors = iter(await self._transport.publish(taken))
-        every = [next(errors) if each.source not in self.refuse else TransportError("no leader") for each in records]
+        refused = {each.source for each in records} & (self.refuse | self.refuse_once)
+        self.refuse_once -= refused
+        errors = iter(await self._transport.publish([each for each in records if each.source not in refused]))
+        every = [TransportError("no leader") if each.source in refused else next(errors) for each in records]
         await self._moments.reach("published")
         return every
 

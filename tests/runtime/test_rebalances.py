@@ -174,33 +174,41 @@ async def test_a_retry_that_outlives_its_partition_is_done_again_when_the_partit
 async def test_nothing_is_adopted_behind_what_another_process_has_parked() -> None:
     """Rules 1 and 15: the result was made behind an execution that never came to be."""
     gate, executed = Gate(), []
+    minute = Retry(attempts=3, first_delay=timedelta(seconds=60), jitter=0)
 
-    @on("Placed", retry=SOON)
+    @on("Placed", retry=minute)
     async def accept(order: Placed, context: Context) -> None:
         executed.append(order.number)
         if order.number == 1 and executed.count(1) == 2:
-            raise ValueError("this time it fails")
+            raise ValueError("in the other process it fails")
         if order.number == 2 and executed.count(2) == 1:
             await gate.pass_through("2")
         context.write(WRITE, "accept", str(order.number))
 
     moments, closed = Moments(), Gate()
+    others, for_ever = Moments(), Gate()
     async with bench() as it:
         first = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
         moments.plan("begin", lambda: closed.pass_through("begin"))
         await it.emit(Placed(order="a", number=1), Placed(order="a", number=2))
-        await it.until(lambda: gate.waiting and closed.waiting)  # 1 is finished, 2 runs behind it
+        await it.until(lambda: gate.waiting and closed.waiting)  # 1 has finished, 2 runs behind it
 
+        others.plan("committed", lambda: for_ever.pass_through("committed"))
         await first.transport.disconnect()
-        store = await it.store()
-        await store.partitions.take([FIRST], owner="another")
+        second = await it.start(accept, store=lambda store: DisturbedStore(store, others))
+        await it.until(lambda: for_ever.waiting)
+        await second.crash()
         closed.open()
-        await it.pass_time(0.5)
+        await it.pass_time(2)  # 1 is parked now, and 2 is redelivered while it still runs here
         gate.open()
         await it.pass_time(10)
+        assert await it.effects() == []
+        await it.pass_time(60)
         await it.settle()
 
         assert await it.effects() == ["1", "2"]
+        assert executed.count(2) == 2
+        assert first.told("dropped")
 
 
 @virtual
@@ -311,6 +319,48 @@ async def test_a_zombie_commits_nothing_and_leaves_the_partition_to_its_owner() 
         # The third epoch is that of the rebalance with which the zombie joined again; it began none by itself.
         owner = (await it.store())._database.read("select epoch, owner from microflow_partitions")
         assert owner == [(3, second.name)]
+
+
+@virtual
+async def test_a_zombie_that_is_fenced_before_it_learns_of_its_expulsion_begins_no_epoch() -> None:
+    """Rule 15: it would fence the rightful owner, who would fence it, and so on."""
+
+    @on("Placed")
+    async def accept(order: Placed) -> None: ...
+
+    async with bench() as it:
+        zombie = await it.start(accept)
+        store = await it.store()
+        await zombie.transport.disconnect()
+        zombie.worker._lanes[0]._runtime.assignment.lose([FIRST])
+        subscription = zombie.worker._intake._subscription
+        assert subscription is not None
+        await zombie.worker._intake._take_back(subscription)
+
+        assert store._database.read("select epoch from microflow_partitions") == [(1,)]
+
+
+@virtual
+async def test_a_transaction_that_is_formed_while_its_partition_is_lost_is_fenced() -> None:
+    """Rule 14: "under the epochs valid at commit", of which there is none any more."""
+    moments = Moments()
+
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        context.write(WRITE, "accept", str(order.number))
+
+    async with bench() as it:
+        process = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+
+        async def lose() -> None:
+            process.worker._lanes[0]._runtime.assignment.lose([FIRST])
+
+        moments.plan("begin", lose)
+        await it.emit(Placed(order="a", number=1))
+        await it.pass_time(3)
+        await it.settle()
+
+        assert await it.effects() == ["1"]
 
 
 @virtual

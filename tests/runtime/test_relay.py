@@ -79,6 +79,22 @@ async def test_the_first_failure_of_a_partition_stops_that_partition_only() -> N
 
 
 @virtual
+async def test_a_partition_that_recovers_is_not_published_past_its_failure() -> None:
+    """Rule 20: what comes later in the same pass waits, however well the partition is by then."""
+    async with bench() as it:
+        store, log = await it.store(), DisturbedLog(it.log, Moments())
+        log.refuse_once.add(FIRST)
+        await append(it, "a1", "a2", "a3")
+
+        relay = relay_of(it, store, log=log, batch=1)
+        assert await relay.publish_pending() is not None
+        assert await in_the_log(it) == []
+        assert await relay.publish_pending() is None
+
+        assert await in_the_log(it) == ["a1", "a2", "a3"]
+
+
+@virtual
 async def test_a_relay_goes_on_by_itself_when_the_log_is_back() -> None:
     """Rule 20: with growing waits, and without anybody's help."""
     moments = Moments()
@@ -310,10 +326,14 @@ async def test_what_is_rolled_back_is_never_published() -> None:
     async with bench() as it:
         await it.start(accept)
         store = await it.store()
-        with pytest.raises(ZeroDivisionError):
+
+        async def fail_after_appending() -> None:
             async with store.transaction() as transaction:
                 await Outbox("web", clock=it.clock).append(transaction.connection, Accepted(order="a"))
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail_after_appending()
         await it.pass_time(2)
 
         assert await in_the_log(it) == []
