@@ -20,7 +20,7 @@ from microflow.errors import HandlerTimeout
 from microflow.execution import AT_ONCE, is_cancelled
 from microflow.key_queues import KeyQueue
 from microflow.ports import Blocked, ClaimKey, OrderingKey, TopicPartition
-from microflow.reports import Emission, Report, ReportedOutcome
+from microflow.reports import Emission, Report, ReportedOutcome, look_away
 from microflow.runtime import Runtime
 from microflow.signals import Signal
 
@@ -377,6 +377,8 @@ class Lane:
 
     def _report(self, execution: Execution, outcome: ReportedOutcome, *, diverged: bool = False) -> None:
         runtime, delivery, ended = self._runtime, execution.delivery, execution.outcome
+        if runtime.observe is look_away:
+            return
         error = ended.error if isinstance(ended, Failed) else None
         retry_in = ended.due - ended.at if isinstance(ended, Failed) and ended.due is not None else None
         sealed = ended.sealed if isinstance(ended, Succeeded) and outcome == "done" else ()

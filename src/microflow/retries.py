@@ -116,16 +116,18 @@ def check_policy(policy: Any, *, where: str) -> RetryPolicy | None:
 
 
 HOPELESS = (Reject, ContractError)
+DEFAULT = Retry()
+NEVER = Retry.never()
 
 
 def choose(error: BaseException, *policies: RetryPolicy | None) -> Retry:
     """The `Retry` that applies to an error: of the first policy that knows its class, else the default one."""
     if isinstance(error, HOPELESS):
-        return Retry.never()
+        return NEVER
     for policy in policies:
         if isinstance(policy, Retry):
             return policy
         for base in type(error).__mro__ if policy else ():
             if policy is not None and (retry := policy.get(base)) is not None:
                 return retry
-    return Retry()
+    return DEFAULT
