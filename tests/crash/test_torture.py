@@ -86,13 +86,13 @@ def test_many_deaths_and_pauses_break_no_promise(
 def torture(chain: Chain, chance: random.Random, tally: Tally) -> None:
     """One seed: orders come in waves while processes die, are paused and come back under new names."""
     waves = [chain.orders(ORDERS // WAVES) for _ in range(WAVES)]
-    for service in checker.SERVICES:
-        for slot in range(chance.choice((1, 1, 2))):
-            faults = [_fault(next(tally.deck), chance) for _ in range(chance.randint(1, LIVES))]
-            lanes = chance.choice((1, 1, 2))
-            orders = chain.order(service, slot, fault=faults[0], lanes=lanes, seed=chance.getrandbits(30))
-            chain.start(orders, then=faults[1:])
-    for wave in waves:
+    # Who joins later takes partitions away from who is there.
+    joining = [(service, slot) for slot in range(2) for service in checker.SERVICES]
+    for number, wave in enumerate(waves):
+        for service, slot in joining[:2] if number in {0, WAVES // 2} else ():
+            joining.remove((service, slot))
+            if slot == 0 or chance.random() < 0.6:
+                _start(chain, chance, tally, service, slot)
         chain.publish(wave)
         _go_on(chain, tally, until=time.monotonic() + chance.uniform(0.05, 0.6))
     chain.publish(chain.strange())
@@ -107,6 +107,13 @@ def torture(chain: Chain, chance: random.Random, tally: Tally) -> None:
     snapshot = chain.run_until_drained()
     tally.recoveries.append(time.monotonic() - ended)
     _count(chain, snapshot, tally)
+
+
+def _start(chain: Chain, chance: random.Random, tally: Tally, service: str, slot: int) -> None:
+    faults = [_fault(next(tally.deck), chance) for _ in range(chance.randint(1, LIVES))]
+    lanes = chance.choice((1, 1, 2))
+    orders = chain.order(service, slot, fault=faults[0], lanes=lanes, seed=chance.getrandbits(30))
+    chain.start(orders, then=faults[1:])
 
 
 def _go_on(chain: Chain, tally: Tally, *, until: float) -> None:
