@@ -79,11 +79,7 @@ async def running(
         )
         migrations = read_migrations(definition.tables, dialect="sqlite") if migrate else []
         worker = Worker(definition, surroundings, migrations=migrations)
-        try:
-            await worker.start()
-        except BaseException:  # half a start has tasks and a lifespan to end
-            await worker.kill()
-            raise
+        await worker.start()
         try:
             async with _cancelled_when_ended(worker):
                 yield Running(definition, settings.database_of(definition.name), settings.kafka, worker)
