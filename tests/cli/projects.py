@@ -32,6 +32,21 @@ async def take_payment(order: OrderAccepted) -> PaymentReceived:
     return PaymentReceived(order_id=order.order_id)
 """
 
+SLOW = """
+import asyncio
+from pathlib import Path
+from microflow import Event, on
+
+class OrderAccepted(Event):
+    order_id: str
+
+@on("OrderAccepted")
+async def take_payment(order: OrderAccepted) -> None:
+    Path("began").touch()
+    {wait}
+    Path("finished").touch()
+"""
+
 LONGEST = 20.0
 COMMAND = [sys.executable, "-m", "microflow"]
 
