@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,8 +24,6 @@ from microflow.stores.sqlite import SqliteStore
 from microflow.transports.local import LocalTransport
 from microflow.worker import Surroundings, Worker
 from tests.runtime.virtual_loop import LoopClock
-
-logging.getLogger("microflow").setLevel(logging.CRITICAL)
 
 EFFECTS = Migration(
     "effects", "create table effects (n integer primary key autoincrement, handler text, what text)", "bench.py"
