@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from microflow.cli.failures import as_text
+from microflow.errors import MicroflowError
+
 RESTART_AFTER = 0.2
 LONGEST_LINE = 16 * 1024 * 1024
 
@@ -154,4 +157,13 @@ class Supervisor:
     async def _read_text(self, child: Child, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
         async for raw in process.stderr:
-            self._on_text(child, raw.decode(errors="replace").rstrip())
+            self._on_text(child, _for_a_person(raw.decode(errors="replace").rstrip()))
+
+
+def _for_a_person(text: str) -> str:
+    """An error that a child told as JSON, in its four parts; any other text as it is."""
+    try:
+        told = json.loads(text)
+        return as_text(MicroflowError(told["what"], where=told["where"], why=told["why"], fix=told["fix"]))
+    except (ValueError, TypeError, KeyError):
+        return text
