@@ -136,9 +136,10 @@ class Lane:
             )
             if execution.state is State.WAITING or not has_run:
                 self._remove(execution)
-            else:
-                execution.orphan = True
-                execution.obsolete = execution.obsolete or execution.recalled
+                continue
+            execution.orphan = True
+            if execution.recalled:
+                self._abandon(execution)
 
     def keep(self, starts: Mapping[TopicPartition, int]) -> None:
         """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain."""
@@ -152,12 +153,16 @@ class Lane:
             self._advance(name)
 
     def _abandon(self, orphan: Execution) -> None:
-        orphan.obsolete = True
+        """Let nobody adopt it any more. While it still runs it keeps its key closed; a redelivery waits behind it."""
+        if not orphan.obsolete:
+            orphan.obsolete = True
+            del self._under_way[orphan.claim_key]
+            self.submit(orphan.repeats)
+            orphan.repeats.clear()
         if orphan.state is not State.FINISHED:
             return
         self._remove(orphan)
         self._report(orphan, "dropped")
-        self.submit(orphan.repeats)
         if orphan.parked is not None:
             self._parked()
         self._advance(orphan.delivery.queue)
@@ -207,11 +212,12 @@ class Lane:
     def _joins_another(self, execution: Execution, holding: Blocked | None) -> bool:
         """Whether its event is under way already: an orphan is adopted, a repetition waits for the first one's end."""
         other = self._under_way.get(execution.claim_key)
-        if other is not None and other.orphan and not other.obsolete and _is_overtaken(execution, holding):
-            self._abandon(other)
-        if other is None or other.ended:
+        if other is None:
             return False
-        if not other.orphan or other.obsolete:
+        if other.orphan and _is_overtaken(execution, holding):
+            self._abandon(other)
+            return False
+        if not other.orphan:
             other.repeats.append(execution)
             return True
         other.orphan = False
@@ -355,7 +361,8 @@ class Lane:
     def _remove(self, execution: Execution, *, parked: bool = False) -> None:
         name = execution.delivery.queue
         execution.ended = True
-        self._under_way.pop(execution.claim_key, None)
+        if self._under_way.get(execution.claim_key) is execution:
+            del self._under_way[execution.claim_key]
         queue = self._queues.get(name)
         if queue is None:
             return

@@ -142,6 +142,37 @@ async def test_an_orphan_keeps_its_key_closed_until_it_ends() -> None:
 
 
 @virtual
+async def test_an_event_that_comes_back_while_its_orphan_still_runs_keeps_its_place_in_the_key() -> None:
+    """Rules 7 and 15: the partition was elsewhere meanwhile, so the orphan cannot be adopted; a later event waits."""
+    gate, started = Gate(), []
+
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        started.append(order.number)
+        if len(started) < 3:
+            await gate.pass_through(order.order)
+        context.write(WRITE, "accept", str(order.number))
+
+    async with bench() as it:
+        first = await it.start(accept)
+        await it.emit(Placed(order="a", number=1))
+        await it.until(lambda: gate.waiting)
+        second = await it.start(accept)
+        await first.transport.disconnect()
+        await it.until(lambda: len(gate.waiting) == 2)
+        await second.crash()
+        await it.emit(Placed(order="a", number=2))
+        await it.pass_time(2)
+        assert await it.effects() == []
+        gate.open()
+        await it.settle()
+
+        assert await it.effects() == ["1", "2"]
+        assert first.outcomes() == {"dropped": 1, "done": 2}
+        assert not first.worker._lanes[0]._queues
+
+
+@virtual
 async def test_a_retry_that_outlives_its_partition_is_done_again_when_the_partition_is_back() -> None:
     """Rules 7 and 15: a parked event is not lost because its execution ran during a rebalance."""
     gate, attempts = Gate(), []
