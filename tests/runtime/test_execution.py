@@ -104,7 +104,7 @@ def test_whatever_a_handler_throws_is_an_attempt_and_nobody_elses_affair(name: s
         NotImplemented,
         float("nan"),
     ],
-    ids=repr,
+    ids=lambda junk: type(junk).__name__,
 )
 def test_a_handler_that_returns_junk_is_refused_and_nothing_is_written(junk: object) -> None:
     """Architecture §2: "returning something undeclared is a `ContractError` with file and line"."""
