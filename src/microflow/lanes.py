@@ -127,15 +127,16 @@ class Lane:
         self._finished = deque(each for each in self._finished if each.delivery.source not in partitions)
         self._runnable = deque(each for each in self._runnable if each.delivery.source not in partitions)
         for execution in list(self._under_way.values()):
+            self._end(each for each in execution.repeats if each.delivery.source in partitions)
+            execution.repeats = [each for each in execution.repeats if each.delivery.source not in partitions]
             if execution.delivery.source not in partitions:
                 continue
-            self._end(execution.repeats)
-            execution.repeats.clear()
             has_run = execution in self._tasks or (
                 execution.outcome is not None and not isinstance(execution.outcome, Inside)
             )
             if execution.state is State.WAITING or not has_run:
                 self._remove(execution)
+                self.submit(execution.repeats)
                 continue
             execution.orphan = True
             if execution.recalled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from microflow.connection import Connection
@@ -294,6 +295,34 @@ async def test_records_that_arrive_when_a_partition_is_taken_back_hide_none_befo
         await it.settle()
 
         assert sorted(map(int, await it.effects())) == list(range(12))
+
+
+@virtual
+async def test_a_duplicate_on_another_partition_is_settled_although_the_first_ones_was_lost() -> None:
+    """Rules 9 and 13: otherwise the other partition's watermark would stand still."""
+    gate = Gate()
+
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        await gate.pass_through(order.order)
+        context.write(WRITE, "accept", order.order)
+
+    async with bench(partitions=2) as it:
+        await it.start(accept, limits=Limits(fetch_wait=timedelta(milliseconds=100)))
+        record = it.record(Placed(order="a"), partition=0)
+        await it.publish(record)
+        await it.until(lambda: gate.waiting)
+        await it.publish(replace(record, partition=1), it.record(Placed(order="b"), partition=0))
+        await it.until(lambda: len(gate.waiting) == 2)
+        await (await it.store()).partitions.take([FIRST], owner="a zombie")
+        gate.open("b")  # whose fence tells that the first partition is lost
+        await it.pass_time(5)
+        gate.open()
+        await it.settle()
+
+        assert sorted(await it.effects()) == ["a", "b"]
+        await it.pass_time(2)
+        assert await it.watermarks() == {FIRST: 2, TopicPartition("Placed", 1): 1}
 
 
 @virtual
