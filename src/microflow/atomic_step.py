@@ -134,17 +134,18 @@ class AtomicStep:
         limits = runtime.limits
         runtime.deadlines.watch(task, min(handler.deadline or limits.deadline, limits.connection_deadline))
         watcher = loop.create_task(watch_wait(task, handler, runtime.clock, limits.foreign_wait))
+        too_late = HandlerTimeout(f"{handler.name} held its transaction open past its deadline.", where=handler.where)
         try:
             outcome = await _result(task)
-        except BaseException as failure:
-            error = failure
+        except BaseException as error:
             if runtime.deadlines.forget(task):
-                error = HandlerTimeout(
-                    f"{handler.name} held its transaction open past its deadline.", where=handler.where
-                )
-            elif is_cancelled():
+                raise _HandlerFailed(execution, too_late) from error
+            if is_cancelled():
                 raise
             raise _HandlerFailed(execution, error) from error
+        else:
+            if runtime.deadlines.forget(task):  # it has caught its cancellation, and returned what it had
+                raise _HandlerFailed(execution, too_late)
         finally:
             runtime.deadlines.forget(task)
             watcher.cancel()

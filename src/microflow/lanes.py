@@ -18,6 +18,7 @@ from microflow.dead_letters import attempts_of, judge
 from microflow.deliveries import Execution, Failed, Inside, Postponed, State, Succeeded
 from microflow.errors import HandlerTimeout
 from microflow.execution import AT_ONCE, is_cancelled
+from microflow.handlers import Handler
 from microflow.key_queues import KeyQueue
 from microflow.ports import Blocked, ClaimKey, OrderingKey, TopicPartition
 from microflow.reports import Emission, Report, ReportedOutcome, look_away
@@ -269,14 +270,14 @@ class Lane:
         try:
             runtime.reach("before handler")
             outcome = await runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt)
+            if runtime.deadlines.forget(task):  # it has caught its cancellation, and returned what it had
+                outcome = self._judge(execution, self._too_late(handler))
             runtime.reach("after handler")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of a library in Rust is no Exception; here it is an attempt
             if runtime.deadlines.forget(task):
-                limit = handler.deadline or runtime.limits.deadline
-                why = f"{handler.name} ran longer than its deadline of {limit.total_seconds():g} s."
-                outcome = self._judge(execution, HandlerTimeout(why, where=handler.where))
+                outcome = self._judge(execution, self._too_late(handler))
             elif isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             else:
@@ -288,6 +289,12 @@ class Lane:
         self._take_outcome(execution, outcome)
         self._advance(execution.delivery.queue)
         self._start()
+
+    def _too_late(self, handler: Handler) -> HandlerTimeout:
+        limit = handler.deadline or self._runtime.limits.deadline
+        return HandlerTimeout(
+            f"{handler.name} ran longer than its deadline of {limit.total_seconds():g} s.", where=handler.where
+        )
 
     def _take_outcome(self, execution: Execution, outcome: Succeeded | Failed) -> None:
         execution.outcome = outcome

@@ -9,7 +9,7 @@ from examples.order_saga import customers, inventory, orders, payments, shipping
 from examples.order_saga.payments import CardCompany, Cards
 from examples.order_saga.shipping import Carrier, ParcelCarrier
 from examples.order_saga.tests.saga import Saga
-from microflow.pytest_plugin import Worlds
+from microflow.testing import Worlds
 
 
 class Start(Protocol):

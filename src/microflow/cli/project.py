@@ -44,12 +44,12 @@ create table greetings (
 TEST = '''\
 """The service, tested with the real consumer, relay and database, in memory and in virtual time."""
 
-from typing import Any
+from microflow.testing import Worlds
 
 import {module}
 
 
-async def test_everybody_is_greeted_once(world: Any) -> None:
+async def test_everybody_is_greeted_once(world: Worlds) -> None:
     here = await world({module})
 
     await here.emit({module}.SignedUp(email="ada@example.org", name="Ada"), id="a")

@@ -1,38 +1,31 @@
-"""Tests of services without a server: the real consumer, relay and parking, in virtual time.
-
-async with World(orders, payments, dependencies={Cards: FakeCards()}, seed=1) as world:
-    await world.emit(OrderPlaced(order_id="o-1", total=Decimal(10)))
-    await world.settle()
-    assert [event.type for event in world.events(flow="o-1")] == ["OrderPlaced", "OrderAccepted", …]
-"""
+"""A world: services in one process, on a log and databases in memory, in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from microflow.context import Context
-from microflow.envelopes import headers_of, open_envelope, source_of
-from microflow.errors import ContractError, DecodeError, DefinitionError, MicroflowError, TransportError
+from microflow.envelopes import headers_of, source_of
+from microflow.errors import ContractError, DefinitionError, MicroflowError
 from microflow.events import Message, check_event_class, key_of, options_of
-from microflow.ids import digest_of, root_id
+from microflow.ids import root_id
 from microflow.limits import Limits
 from microflow.partitioner import Partitioner
-from microflow.ports import DeadLetter, RebalanceListener, Record, Row, Store, Subscription, Topics
+from microflow.ports import DeadLetter, Record
 from microflow.reports import Report
 from microflow.service import Definition, Service, build, topic_of
 from microflow.stores.sqlite import SqliteStore
 from microflow.tables import read_migrations
+from microflow.testing.seen_events import RecordedTransport, SeenEvent, seen
+from microflow.testing.tables import WorldConnection
 from microflow.transports.local import LocalTransport
 from microflow.virtual_time import START, VirtualClock
 from microflow.worker import Surroundings, Worker
@@ -40,20 +33,6 @@ from microflow.worker import Surroundings, Worker
 PATIENCE = 20.0
 """Seconds of real time without any progress after which `settle` gives up."""
 SMALL_WAIT = timedelta(seconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class SeenEvent:
-    """An event as it stands in the log. `data` is its JSON, `flow` its correlation id, `cause` its causation id."""
-
-    type: str
-    data: Any
-    id: str
-    flow: str
-    cause: str | None
-    key: str | None
-    topic: str
-    record: Record = field(repr=False)
 
 
 class World:
@@ -228,7 +207,7 @@ class World:
         transport = LocalTransport.open(self._log.path, clock=self.clock, session_timeout=None)
         surroundings = Surroundings(
             store=member.store,
-            transport=_Recorded(transport, self._remember),
+            transport=RecordedTransport(transport, self._remember),
             clock=self.clock,
             # One name before and after a crash: the relay's lease goes on, and no test has to wait for its end.
             owner=f"world-{member.definition.name}",
@@ -247,7 +226,7 @@ class World:
         member.worker, member.transport = worker, transport
 
     def _remember(self, record: Record) -> None:
-        self._events.append(_seen(record))
+        self._events.append(seen(record))
 
     async def _close(self) -> None:
         for member in self._members.values():
@@ -318,102 +297,5 @@ class _Member:
         self.worker = self.transport = None
 
 
-class WorldConnection:
-    """A service's own tables, read or changed by a test. Each call is a transaction of its own."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
-        async with self._store.transaction() as transaction:
-            return await transaction.connection.fetch(sql, *args)
-
-    async def fetchrow(self, sql: str, *args: object) -> Row | None:
-        async with self._store.transaction() as transaction:
-            return await transaction.connection.fetchrow(sql, *args)
-
-    async def fetchval(self, sql: str, *args: object) -> Any:
-        async with self._store.transaction() as transaction:
-            return await transaction.connection.fetchval(sql, *args)
-
-    async def execute(self, sql: str, *args: object) -> int:
-        async with self._store.transaction() as transaction:
-            return await transaction.connection.execute(sql, *args)
-
-
-class _Recorded:
-    """A transport that remembers what was published through it, in order."""
-
-    def __init__(self, transport: LocalTransport, remember: Callable[[Record], None]) -> None:
-        self._transport = transport
-        self._remember = remember
-
-    @property
-    def topics(self) -> Topics:
-        return self._transport.topics
-
-    @property
-    def max_record_bytes(self) -> int:
-        return self._transport.max_record_bytes
-
-    async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
-        errors = await self._transport.publish(records)
-        for record, error in zip(records, errors, strict=True):
-            if error is None:
-                self._remember(record)
-        return errors
-
-    def subscribe(
-        self, topics: Collection[str], *, group: str | None, listener: RebalanceListener
-    ) -> AbstractAsyncContextManager[Subscription]:
-        return self._transport.subscribe(topics, group=group, listener=listener)
-
-    async def close(self) -> None:
-        await self._transport.close()
-
-
 def _build(service: ModuleType | Service, topics: Mapping[str, str]) -> Definition:
     return build(Service.of_module(service) if isinstance(service, ModuleType) else service, topics=topics)
-
-
-def _seen(record: Record) -> SeenEvent:
-    envelope = None
-    with contextlib.suppress(DecodeError):
-        envelope = open_envelope(record, type_of_topic=record.topic, origin=f"/{record.topic}")
-    try:
-        data = json.loads(record.value or b"null")
-    except ValueError:
-        data = record.value
-    return SeenEvent(
-        type=envelope.type if envelope else record.topic,
-        data=data,
-        id=envelope.id if envelope else "",
-        flow=envelope.correlation_id if envelope else "",
-        cause=envelope.causation_id if envelope else None,
-        key=None if record.key is None else record.key.decode(errors="replace"),
-        topic=record.topic,
-        record=record,
-    )
-
-
-def context(**overrides: Any) -> Context:
-    """A `Context` for a unit test that calls a handler as the function it is: `take_payment(order, context())`.
-
-    Any field can be overridden; what the handler wrote is in `context.writes.kept`.
-    """
-    record = Record(topic="test", partition=0, key=b"key", value=b"{}", timestamp=START, offset=0)
-    event_id = overrides.get("event_id", "00000000-0000-7000-8000-000000000000")
-    values = {
-        "service": "test",
-        "handler": "test",
-        "event_id": event_id,
-        "correlation_id": event_id,
-        "causation_id": None,
-        "key": "key",
-        "attempt": 1,
-        "occurred_at": START,
-        "now": START,
-        "record": record,
-        "digest": digest_of("/test", event_id),
-    }
-    return Context(**{**values, **overrides})
