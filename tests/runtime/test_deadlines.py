@@ -17,7 +17,7 @@ from microflow.handlers import on
 from microflow.limits import Limits
 from microflow.retries import Retry
 from tests.runtime.bench import WRITE, bench
-from tests.runtime.events import Placed
+from tests.runtime.events import Accepted, Placed
 from tests.runtime.virtual_loop import jump_over_threads, virtual
 
 ONCE_MORE = Retry(attempts=2, first_delay=timedelta(seconds=1), jitter=0)
@@ -50,6 +50,38 @@ async def test_an_async_handler_past_its_deadline_is_cancelled_and_that_is_an_at
 
         assert cancelled == [1]
         assert await it.effects() == ["2"]
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside a transaction"])
+def test_a_handler_that_catches_its_cancellation_and_returns_has_failed_all_the_same(inside: bool) -> None:
+    """Rule 3: what it returns then is not what it would have done."""
+
+    async def work(context: Context) -> Accepted | None:
+        try:
+            await asyncio.sleep(1000 if context.attempt == 1 else 1)
+        except asyncio.CancelledError:
+            return None
+        return Accepted(order="a")
+
+    @on("Placed", deadline=timedelta(seconds=5), retry=ONCE_MORE)
+    async def accept(order: Placed, context: Context) -> Accepted | None:
+        return await work(context)
+
+    @on("Placed", deadline=timedelta(seconds=5), retry=ONCE_MORE)
+    async def accept_inside(order: Placed, context: Context, connection: Connection) -> Accepted | None:
+        return await work(context)
+
+    @virtual
+    async def scenario() -> None:
+        async with bench() as it:
+            process = await it.start(accept_inside if inside else accept)
+            await it.emit(Placed(order="a"))
+            await it.pass_time(10)
+
+            assert process.outcomes() == {"retry": 1, "done": 1}
+            assert len(await it.published("Accepted")) == 1
+
+    scenario()
 
 
 @virtual
