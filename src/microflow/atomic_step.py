@@ -29,12 +29,16 @@ class Settled:
 
 
 class _HandlerFailed(Exception):
-    """A handler's write, or the handler itself, failed inside the transaction."""
+    """A handler's write, or the handler itself, failed inside the transaction.
 
-    def __init__(self, execution: Execution, error: BaseException) -> None:
+    `origin` is what the store said first, whatever the handler has made of it.
+    """
+
+    def __init__(self, execution: Execution, error: BaseException, *, origin: StoreError | None = None) -> None:
         super().__init__(describe(error))
         self.execution = execution
         self.error = error
+        self.origin = origin or error
 
 
 class AtomicStep:
@@ -62,7 +66,7 @@ class AtomicStep:
             except Fenced as fenced:
                 self._runtime.assignment.lose(TopicPartition(*each) for each in fenced.partitions)
             except _HandlerFailed as failure:
-                if await self._passes(failure.error, tries):
+                if await self._passes(failure.origin, tries):
                     tries += 1
                 else:
                     self._take_out(parts, failure.execution, failure.error, settled)
@@ -142,7 +146,7 @@ class AtomicStep:
                 raise _HandlerFailed(execution, too_late) from error
             if is_cancelled():
                 raise
-            raise _HandlerFailed(execution, error) from error
+            raise _HandlerFailed(execution, error, origin=transaction.failure) from error
         else:
             if runtime.deadlines.forget(task):  # it has caught its cancellation, and returned what it had
                 raise _HandlerFailed(execution, too_late)

@@ -50,7 +50,7 @@ class Moments:
 
 
 class DisturbedStore:
-    """A store with `moments`: begin, fence, claim, execute, write, commit, committed, probe, and ROOM.METHOD."""
+    """A store with `moments`: begin, fence, claim, write, commit, committed, probe, and ROOM.METHOD."""
 
     def __init__(self, store: SqliteStore, moments: Moments, *, lanes: int = 1) -> None:
         self._store = store

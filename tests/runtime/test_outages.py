@@ -134,6 +134,32 @@ async def test_an_outage_in_the_middle_of_a_connection_handler_is_not_its_failur
 
 
 @virtual
+async def test_a_store_error_that_a_handler_has_wrapped_is_judged_by_its_origin() -> None:
+    """Rule 5: "whatever class the exception has"."""
+    moments = Moments()
+
+    @on("Placed", retry=Retry.never())
+    async def accept(order: Placed, connection: Connection) -> None:
+        await asyncio.sleep(0.5)
+        try:
+            await connection.execute(WRITE if not moments.out else "insert into a_table_that_is_away", "x", "y")
+        except StoreError as cause:
+            raise ValueError("the order could not be stored") from cause
+
+    async with bench() as it:
+        process = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        await it.emit(Placed(order="a"))
+        await it.pass_time(0.1)
+        moments.out = True
+        await it.pass_time(60)
+        moments.out = False
+        await it.pass_time(10)
+        await it.settle()
+
+        assert process.outcomes() == {"done": 1}
+
+
+@virtual
 async def test_every_task_of_a_service_outlives_an_outage() -> None:
     """Rule 5: purging, storing watermarks, resuming and taking partitions wait as well."""
     moments = Moments()
