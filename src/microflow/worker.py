@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -244,16 +244,14 @@ class Worker:
         given = dict(self._surroundings.dependencies or {})
         if self.definition.lifespan is None or (given and _asked_for(self.definition) <= given.keys()):
             return given
-        try:
-            context_manager = self.definition.lifespan()
-            enter = self._entered.enter_async_context(context_manager)
-        except (TypeError, AttributeError) as cause:
+        lifespan: Any = self.definition.lifespan()
+        if not isinstance(lifespan, AbstractAsyncContextManager):
             raise DefinitionError(
-                "lifespan is no function that returns an async context manager.",
+                f"lifespan returns {type(lifespan).__name__}, which is no async context manager.",
                 where=self.definition.where,
                 fix="@asynccontextmanager\n  async def lifespan(): yield {Cards: cards}",
-            ) from cause
-        provided = await enter
+            )
+        provided = await self._entered.enter_async_context(lifespan)
         if not isinstance(provided, Mapping):
             raise DefinitionError(
                 f"lifespan yields {type(provided).__name__}, and handlers are given what it maps from types.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -21,6 +22,10 @@ from tests.runtime.bench import WRITE, Gate, bench
 from tests.runtime.disturbed import DisturbedLog, DisturbedStore, Moments
 from tests.runtime.events import Accepted, Placed
 from tests.runtime.virtual_loop import jump_over_threads, virtual
+
+
+class Purse:
+    """What a lifespan might provide."""
 
 
 class Missing:
@@ -310,6 +315,29 @@ async def test_a_lifespan_is_left_when_the_start_is_refused() -> None:
             await it.start(note, lifespan=lifespan)
 
         assert told == ["entered", "left"]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({Purse: Purse()}, "lifespan returns dict, which is no async context manager."),
+        (contextlib.nullcontext([Purse()]), "lifespan yields list, and handlers are given what it maps from types."),
+    ],
+    ids=["a mapping", "a list"],
+)
+def test_a_lifespan_that_gives_something_else_is_told(given: Any, what: str) -> None:
+    @on("Placed")
+    async def accept(order: Placed, purse: Purse) -> None: ...
+
+    @virtual
+    async def scenario() -> None:
+        async with bench() as it:
+            with pytest.raises(DefinitionError) as told:
+                await it.start(accept, lifespan=lambda: given)
+
+        assert told.value.what == what
+
+    scenario()
 
 
 @virtual
