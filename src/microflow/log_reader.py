@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -12,10 +12,8 @@ from microflow.ports import Record, Subscription, TopicPartition, Transport
 class LogReader:
     """Reads topics from their beginning, or from where they end now. It is its subscription's listener."""
 
-    def __init__(self, transport: Transport, *, from_end: bool) -> None:
-        self._transport = transport
-        self._from_end = from_end
-        self._positions: dict[TopicPartition, int] = {}
+    def __init__(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._positions = dict(positions)
         self._subscription: Subscription | None = None
 
     @classmethod
@@ -24,14 +22,7 @@ class LogReader:
         cls, transport: Transport, topics: Collection[str], *, from_end: bool = False
     ) -> AsyncIterator[LogReader]:
         """A reader of these topics. With `from_end` it returns once its place in each is known."""
-        reader = cls(transport, from_end=from_end)
-        if from_end:
-            described = await transport.topics.describe(topics)
-            partitions = [
-                TopicPartition(topic.name, number) for topic in described.values() for number in range(topic.partitions)
-            ]
-            bounds = await transport.topics.bounds(partitions)
-            reader._positions = {partition: bound.end for partition, bound in bounds.items()}
+        reader = cls(await _ends(transport, topics) if from_end else {})
         async with transport.subscribe(topics, group=None, listener=reader) as subscription:
             reader._subscription = subscription
             yield reader
@@ -52,3 +43,11 @@ class LogReader:
         assert self._subscription is not None
         for partition in partitions:
             self._subscription.seek(partition, self._positions.get(partition, 0))
+
+
+async def _ends(transport: Transport, topics: Collection[str]) -> dict[TopicPartition, int]:
+    described = await transport.topics.describe(topics)
+    partitions = [
+        TopicPartition(topic.name, number) for topic in described.values() for number in range(topic.partitions)
+    ]
+    return {partition: bound.end for partition, bound in (await transport.topics.bounds(partitions)).items()}
