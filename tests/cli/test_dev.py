@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
+from pathlib import Path
+
+import pytest
 
 from tests.cli.projects import SERVICE, Child, Project
 
@@ -70,6 +75,47 @@ def test_a_service_that_is_killed_comes_back(project: Project) -> None:
     assert "killed by signal 9" in dev.stdout
     dev.send(signal.SIGINT)
     assert dev.end() == 0
+
+
+def test_only_the_service_whose_file_changed_starts_anew(project: Project) -> None:
+    file = project.write("payments.py")
+    project.write("shipping.py", SERVICE.replace("take_payment", "ship"))
+    dev = project.start("dev", "payments.py", "shipping.py")
+    dev.until(lambda: said(dev, "ready") == 2)
+
+    file.write_text(SERVICE.replace("take_payment", "charge_card"))
+    dev.until(lambda: said(dev, "ready") == 3)
+
+    dev.send(signal.SIGINT)
+    assert dev.end() == 0
+    assert [line["service"] for line in dev.lines() if line.get("message") == "ready"][2] == "payments"
+    assert sum("starting anew" in line.get("message", "") for line in dev.lines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_whatever_ends_it_its_services_end_too(project: Project, number: signal.Signals) -> None:
+    project.write(
+        "payments.py", SERVICE + "\nimport os\nfrom pathlib import Path\nPath('pid').write_text(str(os.getpid()))\n"
+    )
+    dev = project.start("dev", "payments.py")
+    dev.until(lambda: said(dev, "ready") == 1)
+    service = int((project.folder / "pid").read_text())
+
+    dev.send(number)
+    dev.end()
+
+    end = time.monotonic() + 20
+    while is_alive(service):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z" if Path("/proc").exists() else True
 
 
 def said(dev: Child, message: str) -> int:

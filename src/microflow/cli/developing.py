@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from microflow.cli.flow_tree import FlowTree
+from microflow.cli.paths import database_in_words, log_in_words
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
 from microflow.cli.supervisor import Child, Line, Supervisor
@@ -38,23 +39,35 @@ class Dev:
 
     async def run(self) -> int:
         """Run until Ctrl-C; return the exit code. Raises TargetError if file watching is not installed."""
-        changes = watch_files({_folder_of(child.target) for child in self._supervisor.children}, self._stopping)
+        folders = {_file_of(child.target).parent for child in self._supervisor.children}
+        changes = watch_files(folders, self._stopping)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stopping.set)
         names = ", ".join(Path(child.target).name for child in self._supervisor.children)
         self._note(f"microflow {__version__} · dev · {names} · reload on change · Ctrl-C stops")
         starting = asyncio.create_task(self._supervisor.start())
         try:
             async for paths in changes:
-                for child in self._supervisor.children:
-                    if any(path.is_relative_to(_folder_of(child.target)) for path in paths):
-                        self._note(f"{child.name}: {paths[0].name} changed, starting anew", colour="bright_black")
-                        self._supervisor.restart(child)
+                for child, path in self._concerned(paths):
+                    self._note(f"{child.name}: {path.name} changed, starting anew", colour="bright_black")
+                    self._supervisor.restart(child)
         finally:
             starting.cancel()
             await self._supervisor.stop()
         return 0
+
+    def _concerned(self, paths: Sequence[Path]) -> list[tuple[Child, Path]]:
+        """Who must start anew, and because of which file: a service's own file is its own, others may be anybody's."""
+        children = self._supervisor.children
+        stems = {_file_of(child.target).stem: child for child in children}
+        concerned: dict[str, tuple[Child, Path]] = {}
+        for path in paths:
+            owner = stems.get(path.stem.split(".")[0])
+            near = [child for child in children if path.is_relative_to(_file_of(child.target).parent)]
+            for child in [owner] if owner is not None and owner in near else near:
+                concerned.setdefault(child.target, (child, path))
+        return list(concerned.values())
 
     def _hear(self, child: Child, line: Line) -> None:
         if self._screen.json:
@@ -63,7 +76,7 @@ class Dev:
             for text in self._tree.lines(line):
                 self._screen.line(text)
         elif line.get("message") == "ready":
-            self._note(f"{line['service']} ready")
+            self._note(f"{line['service']} ready · {log_in_words(line['log'])} · {database_in_words(line['database'])}")
         elif line.get("message"):
             self._note(f"{child.name}: {line['message']}", colour="bright_black")
 
@@ -108,6 +121,6 @@ async def _changes(watchfiles: Any, folders: set[Path], stopping: asyncio.Event)
         yield sorted(Path(path) for _, path in changes)
 
 
-def _folder_of(target: str) -> Path:
+def _file_of(target: str) -> Path:
     path = Path(target.partition(":")[0])
-    return path.resolve().parent if path.suffix == ".py" else Path.cwd()
+    return path.resolve() if path.suffix == ".py" else Path.cwd() / f"{target.partition(':')[0]}.py"

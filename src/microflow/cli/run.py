@@ -20,6 +20,7 @@ from microflow.cli.options import database_option, log_option
     default="auto",
     help="Run the services' own migrations when they start, or never.  [default: auto]",
 )
+@click.option("--until-end-of-input", is_flag=True, hidden=True)  # a supervisor that dies must not leave us behind
 @look_options
 @pass_look
 def run(
@@ -30,6 +31,7 @@ def run(
     concurrency: str | None,
     drain: str | None,
     migrate: str,
+    until_end_of_input: bool,
 ) -> int:
     """Run services until they are told to stop.
 
@@ -40,4 +42,4 @@ def run(
     from microflow.cli.serving import serve
 
     flags = {"kafka": kafka, "database": database, "concurrency": concurrency, "drain": drain}
-    return serve(targets, flags=flags, look=look, migrate=migrate == "auto")
+    return serve(targets, flags=flags, look=look, migrate=migrate == "auto", supervised=until_end_of_input)

@@ -25,6 +25,7 @@ from typing import Any
 from microflow.cli.flow_tree import FlowTree, span
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
+from microflow.cli.stopping import INTERRUPTED
 from microflow.cli.supervisor import Child, Line, Supervisor
 from microflow.clocks import SystemClock
 from microflow.connect import connect_transport
@@ -91,7 +92,7 @@ class Demo:
         folder = Path(tempfile.mkdtemp(prefix="microflow-demo-"))
         (folder / ".microflow").mkdir()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._interrupt)
         settings = Settings(home=folder, kafka=f"local:{folder / '.microflow' / 'log.db'}")
         transport = connect_transport(settings, clock=SystemClock())
@@ -118,6 +119,9 @@ class Demo:
                 troubling.cancel()
             took = time.monotonic() - began
             await supervisor.stop()
+            if self._leaving.is_set():
+                self._note("stopped before every order had ended")
+                return INTERRUPTED
             return self._sum_up(folder, took)
         finally:
             await supervisor.stop()

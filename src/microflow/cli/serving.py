@@ -20,7 +20,7 @@ from microflow.cli.look import Look
 from microflow.cli.paths import database_in_words, log_in_words
 from microflow.cli.report_lines import instant_text, json_line, milliseconds, report_fields
 from microflow.cli.screen import Screen
-from microflow.cli.stopping import Stopping
+from microflow.cli.stopping import Stopping, request_at_end_of_input
 from microflow.clocks import SystemClock
 from microflow.errors import TargetError
 from microflow.hosting import Running, running
@@ -48,8 +48,13 @@ class Served:
     definition: Definition
 
 
-def serve(targets: Sequence[str], *, flags: Mapping[str, str | None], look: Look, migrate: bool) -> int:
-    """Run the services that targets name until they are told to stop; return the exit code."""
+def serve(
+    targets: Sequence[str], *, flags: Mapping[str, str | None], look: Look, migrate: bool, supervised: bool = False
+) -> int:
+    """Run the services that targets name until they are told to stop; return the exit code.
+
+    A `supervised` process is told by the end of its input, too.
+    """
     settings = read_settings({**flags, "log_level": look.log_level})
     screen = Screen(look, log_format=settings.log_format)
     set_up(screen, settings)
@@ -58,6 +63,8 @@ def serve(targets: Sequence[str], *, flags: Mapping[str, str | None], look: Look
     collect_seldom()
     stopping = Stopping(drain=settings.drain, told=lambda: _tell_stop(screen, settings))
     screen.gone = stopping.request
+    if supervised:
+        request_at_end_of_input(stopping)
     with _shared_memory(settings, several=len(served) > 1) as log:
         inner = replace(settings, kafka=log, drain=settings.drain * FOR_THE_SERVICES)
         serving = Serving(served, inner, screen=screen, migrate=migrate)

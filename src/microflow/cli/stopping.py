@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 INTERRUPTED = 130
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopping:
@@ -71,6 +72,18 @@ class Stopping:
         self._told()
         if self._task is not None:
             self._task.cancel()
+
+
+def request_at_end_of_input(stopping: Stopping) -> None:
+    """Ask for the end once nobody can write to stdin any more: whoever started this process has died."""
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(sys.stdin.fileno(), 1024):
+                pass
+        stopping.request()
+
+    threading.Thread(target=read, name="microflow-input", daemon=True).start()
 
 
 def _leave(code: int) -> None:

@@ -113,9 +113,10 @@ class Supervisor:
                 "run",
                 child.target,
                 "--json",
+                "--until-end-of-input",
                 cwd=self._folder,
                 env={**os.environ, **self._environment, **child.environment},
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,  # ends when this process does, however it ends
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 limit=LONGEST_LINE,
