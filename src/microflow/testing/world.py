@@ -132,7 +132,7 @@ class World:
         await self._log.topics.ensure([topic])
         partitions = (await self._log.topics.describe([topic]))[topic].partitions
         partition = self._partitioner.partition(key.encode(), partitions=partitions)
-        value = event.__pydantic_serializer__.to_json(event)
+        value = event.__pydantic_serializer__.to_json(event, by_alias=True)
         await self.publish(Record(topic, partition, key.encode(), value, headers))
         return identifier
 
