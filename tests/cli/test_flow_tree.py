@@ -56,6 +56,12 @@ def test_an_execution_stands_below_the_one_that_caused_it() -> None:
     ]
 
 
+def test_many_events_of_one_type_are_counted() -> None:
+    line = texts(FlowTree(), report("a", None, emitted=[*emits("b"), *emits("c"), *emits("b")]))[1]
+
+    assert line.endswith("→ 2 × B + C")
+
+
 def test_a_failed_attempt_and_a_dead_letter_say_why() -> None:
     error = "TimeoutError: carrier\nmore"
     lines = texts(

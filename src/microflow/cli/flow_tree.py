@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -73,7 +73,8 @@ class FlowTree:
         return f"{self._paint(clock, 'bright_black')} {short(flow):<10}  {text}"
 
     def _done(self, report: Mapping[str, Any], depth: int) -> str:
-        emitted = " + ".join(each["type"] for each in report["emitted"])
+        counts = Counter(each["type"] for each in report["emitted"])
+        emitted = " + ".join(name if number == 1 else f"{number} × {name}" for name, number in counts.items())
         arrow = f"  → {self._paint(emitted, 'cyan')}" if emitted else ""
         again = f"  (try {report['attempt']})" if report["attempt"] > 1 else ""
         return f"{_branch(depth)}{_who(report)}  {span(report['took_ms'])}{arrow}{again}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from microflow.errors import TargetError
 
 SERVICE = '''\
-"""{name}: greets whoever signs up, once."""
+"""{name}: greets whoever signs up."""
 
 from microflow import Context, Event, Service, on
 
@@ -25,7 +25,7 @@ class Greeted(Event, key="email", external=True):  # what it emits; nobody here 
 
 @on("SignedUp")
 async def greet(person: SignedUp, context: Context) -> Greeted:
-    """Everybody who signs up is greeted; the row and the event are committed together."""
+    """A sign-up is greeted once, however often its event is delivered; the row and the event are committed together."""
     greeting = f"Welcome, {{person.name}}!"
     context.write("insert into greetings (email, greeting) values ($1, $2)", person.email, greeting)
     return Greeted(email=person.email, greeting=greeting)
@@ -49,7 +49,7 @@ from microflow.testing import Worlds
 import {module}
 
 
-async def test_everybody_is_greeted_once(world: Worlds) -> None:
+async def test_a_sign_up_is_greeted_once(world: Worlds) -> None:
     here = await world({module})
 
     await here.emit({module}.SignedUp(email="ada@example.org", name="Ada"), id="a")
