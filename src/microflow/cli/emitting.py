@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import random
 import sys
 import tempfile
 import time
@@ -18,6 +16,7 @@ import click
 
 from microflow.cli.console_lines import in_words
 from microflow.cli.event_forms import Form, form_of_target, form_without_target, misfit, read_fields, read_json
+from microflow.cli.event_records import NAME, RecordMaker
 from microflow.cli.failures import INTERRUPTED
 from microflow.cli.following import follow_flows
 from microflow.cli.look import Look
@@ -28,15 +27,12 @@ from microflow.clocks import SystemClock
 from microflow.connect import connect_transport
 from microflow.envelopes import headers_of, open_envelope, source_of
 from microflow.errors import ContractError, DecodeError, nearest
-from microflow.ids import root_id
 from microflow.log_reader import LogReader
-from microflow.partitioner import Partitioner
 from microflow.ports import Record, Topic, Transport
 from microflow.service import build
 from microflow.settings import Settings, read_settings
 from microflow.targets import load_target
 
-NAME = "microflow-cli"
 BATCH = 500
 BIG = 1000
 TIME_TO_STOP = timedelta(seconds=5)
@@ -59,14 +55,33 @@ def emit_events(order: Order, *, kafka: str | None, look: Look) -> int:
     """Publish what was asked for and return the exit code."""
     settings = read_settings({"kafka": kafka})
     screen = Screen(look, log_format="console")
+    _refuse_bad_bytes(order)
     fields = read_fields(order.fields)
     form = _form(order, settings)
     with _lines(order.file) as file:
-        total = _check(form, fields, order, file)
+        checked = _check(form, fields, order, file)
         emitting = Emitting(form, fields, order, settings, screen=screen)
         stopping = Stopping(drain=TIME_TO_STOP, told=lambda: None)
         screen.gone = stopping.request
-        return stopping.run(lambda: emitting.run(file, total))
+        return stopping.run(lambda: emitting.run(file, checked))
+
+
+def _refuse_bad_bytes(order: Order) -> None:
+    for option, text in [
+        ("", order.event_type),
+        *(("", each) for each in order.fields),
+        ("--key ", order.key or ""),
+        ("--flow ", order.flow or ""),
+    ]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = text.encode("utf-8", "surrogateescape").decode(errors="backslashreplace")
+            raise ContractError(
+                f"{option}{shown} is no text: it holds bytes that are not UTF-8.",
+                why="Events are JSON, and JSON is UTF-8.",
+                fix="Convert it, for example with iconv, and repeat the command.",
+            ) from None
 
 
 def _form(order: Order, settings: Settings) -> Form:
@@ -96,17 +111,40 @@ def _lines(path: str | None) -> IO[bytes]:
         ) from cause
 
 
-def _check(form: Form, fields: dict[str, Any], order: Order, file: IO[bytes]) -> int:
-    """Read every event once and count them, so that a mistake in the last line publishes nothing."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Events that can be published: how many, and each that is larger than all before it, with its place."""
+
+    total: int
+    growing: tuple[tuple[int, str | None], ...]
+
+    def refuse_too_large(self, event_type: str, limit: int) -> None:
+        """Raise ContractError for the first event that the log will never take."""
+        for size, place in self.growing:
+            if size > limit:
+                raise ContractError(
+                    f"{event_type} is too large: its record has {size:,} bytes, and the log takes {limit:,}.",
+                    where=place,
+                    why="Large contents belong into a file or an object store, and the event names them.",
+                    fix="Nothing was published.",
+                )
+
+
+def _check(form: Form, fields: dict[str, Any], order: Order, file: IO[bytes]) -> Checked:
+    """Read every event once, count and measure, so that a mistake in the last line publishes nothing."""
+    _check_flow(order.flow, form)
+    making = RecordMaker(form, flow=order.flow, clock=SystemClock())
     total = 0
+    growing: list[tuple[int, str | None]] = []
     for place, each in _events(order, fields, file):
         try:
-            form.key_of(form.typed(each))
+            size = making.size(each)
         except (DecodeError, ContractError) as error:
             raise (misfit(error, place) if place else error) from None
         total += 1
-    _check_flow(order.flow, form)
-    return total
+        if not growing or size > growing[-1][0]:
+            growing.append((size, place))
+    return Checked(total, tuple(growing))
 
 
 def _check_flow(flow: str | None, form: Form) -> None:
@@ -156,21 +194,21 @@ class Emitting:
         self._settings = settings
         self._screen = screen
         self._clock = SystemClock()
-        self._partitioner = Partitioner()
-        self._random_bits = random.SystemRandom().getrandbits
+        self._making = RecordMaker(form, flow=order.flow, clock=self._clock)
         self._flows: set[str] = set()
         self._published = 0
 
-    async def run(self, file: IO[bytes], total: int) -> int:
+    async def run(self, file: IO[bytes], checked: Checked) -> int:
         """Publish all, then follow their flows if that was asked for."""
         transport = connect_transport(self._settings, clock=self._clock)
         try:
+            checked.refuse_too_large(self._form.event_type, transport.max_record_bytes)
             topic = await self._topic(transport)
             if not self._order.follow:
-                return await self._publish_all(transport, topic, file, total)
+                return await self._publish_all(transport, topic, file, checked.total)
             topics = await transport.topics.describe()
             async with LogReader.open(transport, list(topics), from_end=True) as reader:
-                code = await self._publish_all(transport, topic, file, total)
+                code = await self._publish_all(transport, topic, file, checked.total)
                 return code or await follow_flows(reader, self._flows, screen=self._screen)
         finally:
             await transport.close()
@@ -194,7 +232,7 @@ class Emitting:
         with _Progress(self._screen, total) as progress:
             try:
                 for _, fields in _events(self._order, self._fields, file):
-                    batch.append(self._record(fields, topic))
+                    batch.append(self._making.record(fields, topic))
                     if len(batch) == BATCH:
                         await self._publish(transport, batch, progress.advance)
                         batch = []
@@ -205,24 +243,6 @@ class Emitting:
         if self._order.file is not None:
             self._tell_all(timedelta(seconds=time.monotonic() - began))
         return 0
-
-    def _record(self, fields: dict[str, Any], topic: Topic) -> Record:
-        typed = self._form.typed(fields)
-        key = self._form.key_of(typed).encode()
-        now = self._clock.now()
-        identifier = root_id(now, self._random_bits)
-        headers = headers_of(
-            identifier=identifier,
-            event_type=self._form.event_type,
-            source=source_of(NAME),
-            now=now,
-            correlation_id=self._order.flow or identifier,
-            causation_id=None,
-            key=key,
-        )
-        partition = self._partitioner.partition(key, partitions=topic.partitions)
-        value = json.dumps(typed, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
-        return Record(topic.name, partition, key, value, headers)
 
     async def _publish(self, transport: Transport, records: list[Record], advance: Callable[[int], None]) -> None:
         for error in await transport.publish(records):
@@ -260,7 +280,7 @@ class Emitting:
             fields = {"message": "emitted", "type": self._form.event_type, "topic": self._form.topic}
             self._screen.line(json_line({**fields, "events": self._published}))
         elif not self._screen.quiet:
-            what = f"{self._published} × {self._form.event_type}"  # noqa: RUF001 - a number of things
+            what = f"{self._published} × {self._form.event_type}"
             self._screen.line(f"emitted {what} → {self._form.topic} in {in_words(took)}")
 
 

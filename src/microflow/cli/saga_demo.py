@@ -180,18 +180,18 @@ class Demo:
                     self._kill(self._random.choice(supervisor.children))
                 case "copy" if self._published:
                     await _send(transport, self._random.choice(self._published))
-                    self._fault("× an event twice", "an event is published a second time")
+                    self._fault("an event twice", "an event is published a second time")
                 case "slow":
                     payments = supervisor.children[SERVICES.index("payments")]
                     payments.environment = {} if payments.environment else dict(SLOW_CARDS)
                     self._kill(payments)
                     slow = "slow, and loses answers" if payments.environment else "itself again"
-                    self._fault("× a change at the card company", f"the card company is {slow}")
+                    self._fault("a change at the card company", f"the card company is {slow}")
 
     def _kill(self, child: Child) -> None:
         if child.ready.is_set():
             child.send(signal.SIGKILL)
-            self._fault("× kill -9", f"kill -9 {child.name}")
+            self._fault("kill -9", f"kill -9 {child.name}")
 
     def _fault(self, kind: str, text: str) -> None:
         self._faults[kind] += 1
@@ -309,7 +309,7 @@ class Demo:
             f"{outcomes['dead']} dead letters",
         ]
         if self._faults:
-            lines.append("faults: " + " · ".join(f"{number} {kind}" for kind, number in self._faults.items()))
+            lines.append("faults: " + " · ".join(f"{number} × {kind}" for kind, number in self._faults.items()))
         lines.append(
             f"{good} every order ended exactly once"
             if not open_orders and not doubled
