@@ -161,6 +161,8 @@ def test_events_come_from_stdin_too(project: Project) -> None:
         ('{"order_id": "o-2", "total": NaN}', "This line is no JSON"),
         ('{"order_id": "o-2", "total": "much"}', "OrderAccepted does not fit its schema"),
         ('{"total": 3}', "order_id: expected a value, got nothing"),
+        ('{"order_id": "\\ud800"}', "half a character"),
+        (f'{{"order_id": "o-2", "total": {"1" * 5000}}}', "a number has more than 4300 digits"),
     ],
 )
 def test_a_mistake_in_one_line_publishes_nothing_and_names_the_line(project: Project, line: str, said: str) -> None:
@@ -171,6 +173,45 @@ def test_a_mistake_in_one_line_publishes_nothing_and_names_the_line(project: Pro
     assert "events.jsonl:2  " in told
     assert said in told
     assert "Nothing was published." in told
+
+
+def test_a_line_that_is_too_large_publishes_nothing_and_is_named(project: Project) -> None:
+    small, large = '{"order_id": "o-1"}\n', json.dumps({"order_id": "o-2", "note": "x" * 2_000_000})
+    project.write("events.jsonl", f"{small}{large}\n{small}{large}\n")
+
+    told = refused(project, "OrderAccepted", "--file", "events.jsonl", "--key", "order_id")
+
+    assert told.startswith("✗ events.jsonl:2  OrderAccepted is too large: its record has 2,000,")
+    assert "the log takes 1,048,576" in told
+    assert "Nothing was published." in told
+
+
+def test_an_event_of_the_largest_size_is_taken(project: Project) -> None:
+    project.write("events.jsonl", json.dumps({"order_id": "o-1", "note": "x" * 1_048_000}))
+
+    [told] = project.json_lines("emit", "OrderAccepted", "--file", "events.jsonl", "--key", "order_id")
+
+    assert told["events"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["order_id=\udcff", "--key", "order_id"],
+        ["order_id=o-1", "--key", "\udcff"],
+        ["order_id=o-1", "--flow", "\udcff"],
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(project: Project, arguments: list[str]) -> None:
+    told = refused(project, "OrderAccepted", *arguments)
+
+    assert "\\xff is no text: it holds bytes that are not UTF-8." in told
+
+
+def test_half_a_character_is_refused(project: Project) -> None:
+    told = refused(project, "OrderAccepted", "order_id=o-1", 'note:="\\ud800"', "--key", "order_id")
+
+    assert "\\ud800 is half a character" in told
 
 
 def test_a_big_file_shows_a_line_for_every_tenth(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,11 +60,20 @@ def read_fields(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def read_json(text: str | bytes) -> Any:
-    """A JSON value; ValueError for what is none, also for the NaN and Infinity that Python would take."""
+    """A JSON value; ValueError for what is none or cannot be written again, also for the NaN that Python would take."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as cause:
         raise ValueError("it is nested too deeply") from cause
+    except UnicodeEncodeError as cause:
+        half = ascii(cause.object[cause.start])[1:-1]
+        raise ValueError(f"{half} is half a character, which UTF-8 does not have") from cause
+    except ValueError as cause:
+        if "set_int_max_str_digits" in str(cause):
+            raise ValueError(f"a number has more than {sys.get_int_max_str_digits()} digits") from cause
+        raise
+    return value
 
 
 def _refuse_constant(name: str) -> Any:
