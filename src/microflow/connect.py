@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
-from microflow.errors import MicroflowError, SettingsError
+from microflow.errors import SettingsError
 from microflow.ports import Clock, OutboxRow, Store, Transport
 from microflow.settings import Settings
 from microflow.stores.sqlite import SqliteStore, append_async, append_sync
@@ -50,26 +49,12 @@ def sqlite_path(url: str) -> Path:
 
 async def append_to(connection: Any, service: str, row: OutboxRow) -> None:
     """Write an outbox row on a caller's own asynchronous connection, whichever library it is of."""
-    if isinstance(connection, sqlite3.Connection):
-        append_sync(connection, service, row)
-        return
-    if not callable(getattr(connection, "execute", None)):
-        raise _unknown_connection(connection)
     await append_async(connection, service, row)
 
 
 def append_to_sync(connection: Any, service: str, row: OutboxRow) -> None:
     """Write an outbox row on a caller's own blocking connection, whichever library it is of."""
-    if not isinstance(connection, sqlite3.Connection):
-        raise _unknown_connection(connection)
     append_sync(connection, service, row)
-
-
-def _unknown_connection(connection: Any) -> MicroflowError:
-    return MicroflowError(
-        f"{type(connection).__module__}.{type(connection).__qualname__} is no connection that an outbox can write on.",
-        fix="Pass a sqlite3, aiosqlite or microflow connection.",
-    )
 
 
 def _without_password(url: str) -> str:

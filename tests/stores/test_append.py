@@ -8,18 +8,37 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from microflow.conformance.stores.examples import an_outbox_row
-from microflow.errors import SqlError, StoreUnavailable
+from microflow.errors import MicroflowError, SqlError, StoreUnavailable
 from microflow.stores.sqlite import SqliteStore, append_async, append_sync
 from tests.asynchronous import asynchronous
 from tests.stores.opened import opened
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    yield engine
+    engine.dispose()
+
+
+@asynccontextmanager
+async def asynchronous_engine(path: Path) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 @asynccontextmanager
@@ -115,6 +134,55 @@ async def test_an_awaited_driver_takes_a_row_too(tmp_path: Path) -> None:
         await caller.close()
 
         assert await emitted(store) == [b"1"]
+
+
+@pytest.mark.parametrize("kind", [Connection, Session])
+def test_what_is_appended_through_sqlalchemy_ends_with_its_transaction(
+    tmp_path: Path, engine: Engine, kind: Callable[[Engine], Any]
+) -> None:
+    """Rule 21: "through SQLAlchemy, never around it"."""
+
+    async def scenario() -> None:
+        async with shop(tmp_path / "shop.db") as store:
+            with kind(engine) as caller:
+                append_sync(caller, "web", an_outbox_row(1))
+                caller.rollback()
+                append_sync(caller, "web", an_outbox_row(2))
+                await append_async(caller, "web", an_outbox_row(3))
+                assert await emitted(store) == []
+                caller.commit()
+                append_sync(caller, "web", an_outbox_row(4))
+
+            assert await emitted(store) == [b"2", b"3"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
+def test_what_is_appended_through_asynchronous_sqlalchemy_ends_with_its_transaction(
+    tmp_path: Path, kind: Callable[[AsyncEngine], Any]
+) -> None:
+    """Rule 21."""
+
+    async def scenario() -> None:
+        async with shop(tmp_path / "shop.db") as store, asynchronous_engine(store.path) as engine:
+            async with kind(engine) as caller:
+                await append_async(caller, "web", an_outbox_row(1))
+                await caller.rollback()
+                await append_async(caller, "web", an_outbox_row(2))
+                assert await emitted(store) == []
+                await caller.commit()
+                with pytest.raises(MicroflowError, match="no connection that an outbox can write on"):
+                    append_sync(caller, "web", an_outbox_row(3))
+
+            assert await emitted(store) == [b"2"]
+
+    asyncio.run(scenario())
+
+
+def test_an_error_behind_sqlalchemy_is_told_like_any_other(engine: Engine) -> None:
+    with Session(engine) as caller, pytest.raises(SqlError, match="has no outbox"):
+        append_sync(caller, "web", an_outbox_row(1))
 
 
 @asynchronous

@@ -6,51 +6,94 @@ ones, so it is committed with them or not at all. A relay learns of it by lookin
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
-from collections.abc import Awaitable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from microflow.embedded.errors import translate
-from microflow.errors import SqlError
+from microflow.errors import MicroflowError, SqlError
 from microflow.ports import OutboxRow
 from microflow.stores.sqlite.connection import SqliteConnection
 from microflow.stores.sqlite.outbox import SQL, values
 
 
-class AsyncDriver(Protocol):
-    """A connection whose `execute` is awaited, as aiosqlite's."""
-
-    def execute(self, sql: str, parameters: Any, /) -> Awaitable[Any]: ...
-
-
-def append_sync(connection: sqlite3.Connection, service: str, row: OutboxRow) -> None:
+def append_sync(connection: Any, service: str, row: OutboxRow) -> None:
     """Write an event to the outbox on the caller's connection, as one more statement of its transaction.
 
-    A connection with an `isolation_level` begins a transaction for it as for any insert, and the caller commits it;
-    one in autocommit mode outside a transaction commits it at once. Raises StoreError.
+    Takes a connection of sqlite3, or a connection or session of SQLAlchemy. One of sqlite3 with an `isolation_level`
+    begins a transaction for it as for any insert, and the caller commits it; one in autocommit mode outside a
+    transaction commits it at once. Raises StoreError, and MicroflowError for what is no blocking connection.
     """
+    if _is_session(connection) and not inspect.iscoroutinefunction(connection.connection):
+        connection = connection.connection()
+    execute = _execute_of(connection)
+    if inspect.iscoroutinefunction(execute) or not (
+        isinstance(connection, sqlite3.Connection) or _is_alchemys(execute)
+    ):
+        raise _unknown(connection)
     with _explained():
-        connection.execute(SQL["append"], values(service, row))
+        execute(SQL["append"], values(service, row))
 
 
-async def append_async(connection: AsyncDriver | SqliteConnection, service: str, row: OutboxRow) -> None:
+async def append_async(connection: Any, service: str, row: OutboxRow) -> None:
     """Write an event to the outbox on the caller's asynchronous connection, or on a handler's `Connection`.
 
-    As `append_sync`: one more statement of whatever transaction the caller's library has. Raises StoreError.
+    Takes a connection whose `execute` is awaited, as aiosqlite's, an asynchronous connection or session of
+    SQLAlchemy, and whatever `append_sync` takes. As there: one more statement of whatever transaction the caller's
+    library has. Raises StoreError, and MicroflowError for what is no connection.
     """
     if isinstance(connection, SqliteConnection):
         connection.append(service, row)
         return
+    if _is_session(connection):
+        connection = await _awaited(connection.connection())
+    execute = _execute_of(connection)
     with _explained():
-        await connection.execute(SQL["append"], values(service, row))
+        await _awaited(execute(SQL["append"], values(service, row)))
+
+
+def _is_session(connection: Any) -> bool:
+    # Of SQLAlchemy, which is not imported for this: whoever passes one has it.
+    return hasattr(connection, "get_bind") and callable(getattr(connection, "connection", None))
+
+
+def _execute_of(connection: Any) -> Callable[..., Any]:
+    """What takes a statement as the driver does, in the caller's transaction."""
+    alchemys = getattr(connection, "exec_driver_sql", None)
+    if alchemys is not None and connection.dialect.name != "sqlite":
+        raise MicroflowError(f"This is a connection to {connection.dialect.name}; this version stores in SQLite only.")
+    execute: Callable[..., Any] | None = alchemys or getattr(connection, "execute", None)
+    if execute is None:
+        raise _unknown(connection)
+    return execute
+
+
+def _is_alchemys(execute: Callable[..., Any]) -> bool:
+    return getattr(execute, "__name__", "") == "exec_driver_sql"
+
+
+async def _awaited(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+def _unknown(connection: Any) -> MicroflowError:
+    return MicroflowError(
+        f"{type(connection).__module__}.{type(connection).__qualname__} is no connection that an outbox can write on.",
+        why="`append_sync` takes blocking connections, `await append` asynchronous ones too.",
+        fix="Pass a connection of sqlite3, aiosqlite or SQLAlchemy, or a handler's Connection.",
+    )
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as cause:
+    except Exception as error:
+        cause = getattr(error, "orig", error)  # SQLAlchemy's errors hold the driver's
+        if not isinstance(cause, sqlite3.Error):
+            raise
         if "no such table: microflow_outbox" in str(cause):
             raise SqlError(
                 "This database has no outbox.",
