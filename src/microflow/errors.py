@@ -12,11 +12,13 @@ MicroflowError
 ├── Fenced                   another process owns the partition now
 ├── StoreError               the database said no
 │   ├── StoreUnavailable     … because it cannot be reached, or cannot write
+│   │   └── StoreGone        … and will not be again: it was deleted
 │   ├── TransactionAborted   … because an earlier statement of the transaction failed
 │   ├── SqlError             … because the statement is wrong
 │   └── IntegrityViolation   … because a constraint forbids it
 │       ├── UniqueViolation · ForeignKeyViolation · NotNullViolation · CheckViolation
 └── TransportError           the log said no
+    ├── LogGone              … and will not be there again: it was deleted
     └── RecordTooLarge       … and will never take this record
 """
 
@@ -107,6 +109,12 @@ class StoreUnavailable(StoreError):
     transient = True
 
 
+class StoreGone(StoreUnavailable):
+    """The database was deleted, or replaced by another one, while it was open: what is committed now is lost."""
+
+    transient = False
+
+
 class TransactionAborted(StoreError):
     """A statement after one that failed: the transaction can only be rolled back.
 
@@ -140,6 +148,10 @@ class CheckViolation(IntegrityViolation):
 
 class TransportError(MicroflowError):
     """The log did not take or give a record; the same call may succeed later."""
+
+
+class LogGone(TransportError):
+    """The log was deleted, or replaced by another one, while it was open: what is published now is lost."""
 
 
 class RecordTooLarge(TransportError):

@@ -14,7 +14,7 @@ from typing import TypeVar
 from microflow.dead_letters import judge
 from microflow.deliveries import Delivery, Execution
 from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
-from microflow.errors import DecodeError, Fenced, IdentityError, TransportError
+from microflow.errors import DecodeError, Fenced, IdentityError, LogGone, TransportError
 from microflow.handlers import Handler
 from microflow.ids import content_of
 from microflow.lanes import Lane
@@ -66,7 +66,10 @@ class Intake:
         self.changed = Signal(runtime.clock)
 
     async def run(self, *, cluster_id: str, database_id: str) -> None:
-        """Be a member of the service's group until `stop`. Raises IdentityError if group and database do not match."""
+        """Be a member of the service's group until `stop`.
+
+        Raises IdentityError if group and database do not match, LogGone and StoreGone if one of them was deleted.
+        """
         self._cluster_id, self._database_id = cluster_id, database_id
         topics = self._runtime.definition.topics.keys()
         async with self._transport.subscribe(
@@ -110,6 +113,8 @@ class Intake:
             self._throttle(subscription)
             room = max(limits.in_flight - self._runtime.watermarks.unfinished, 1)
             records = await subscription.fetch(max_records=min(limits.fetch, room), wait=limits.fetch_wait)
+        except LogGone:
+            raise
         except TransportError as error:
             if not self._stopping:
                 logger.warning("the log does not answer (%s); trying again", error)
@@ -318,6 +323,8 @@ class Intake:
         while True:
             try:
                 return await ask()
+            except LogGone:
+                raise
             except TransportError as error:
                 logger.warning("the log does not answer (%s); trying again", error)
                 await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)

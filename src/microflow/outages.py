@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from microflow.errors import StoreError
+from microflow.errors import StoreError, StoreGone
 from microflow.ports import Clock, Store
 
 logger = logging.getLogger("microflow.outages")
@@ -29,7 +29,10 @@ class Outages:
         self.out = False
 
     async def cut(self) -> bool:
-        """Whether the store cannot be written now. Returns once it can be again: True if it could not."""
+        """Whether the store cannot be written now. Returns once it can be again: True if it could not.
+
+        Raises StoreGone for one that never will be.
+        """
         wait = FIRST_WAIT
         was_out = False
         while (error := await self._probe()) is not None:
@@ -64,6 +67,8 @@ class Outages:
     async def _probe(self) -> StoreError | None:
         try:
             await self._store.probe()
+        except StoreGone:
+            raise
         except StoreError as error:
             return error
         return None

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
-from microflow.errors import StoreError, TransportError
+from microflow.errors import LogGone, StoreError, StoreGone, TransportError
 from microflow.faults import Reach, pass_by
 from microflow.partitioner import Partitioner
 from microflow.ports import Clock, Outbox, OutboxRow, Record, Topic, TopicPartition, Transport
@@ -61,17 +61,24 @@ class Relay:
         while True:
             try:
                 await self._outbox.changed()
+            except StoreGone:
+                raise
             except StoreError:
                 await self._clock.sleep(LONGEST_WAIT)
             self._signal.set()
 
     async def run(self) -> None:
-        """Publish until cancelled, through outages of the log and of the database."""
+        """Publish until cancelled, through outages of the log and of the database.
+
+        Raises StoreGone and LogGone for one that was deleted.
+        """
         wait = FIRST_WAIT
         while True:
             try:
                 again = await self.publish_pending()
                 nothing_failed = again is None or self.stands_by
+            except (StoreGone, LogGone):
+                raise
             except (StoreError, TransportError) as error:
                 logger.warning("the outbox waits: %s", error)
                 again, nothing_failed = wait, False
@@ -134,6 +141,8 @@ class Relay:
         for row, record, error in zip(sent, records, errors, strict=True):
             if error is None:
                 acknowledged.append(row.position)
+            elif isinstance(error, LogGone):
+                raise error
             elif record.source not in stopped:
                 stopped.add(record.source)
                 logger.warning("%s[%d] does not take an event: %s", record.topic, record.partition, error)

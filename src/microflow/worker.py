@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from microflow.deadlines import Deadlines
-from microflow.errors import DefinitionError, StoreError, TransportError
+from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError
 from microflow.execution import Executor
 from microflow.faults import Reach, pass_by
 from microflow.housekeeping import Housekeeping
@@ -125,6 +125,9 @@ class Worker:
 
         Nothing in it is needed for correctness: what is cut off is done again.
         """
+        if isinstance(self._failure, StoreGone | LogGone):  # there is nothing to finish in
+            await self.kill()
+            return False
         clock = self._surroundings.clock
         end = clock.monotonic() + drain
         self._intake.drain()

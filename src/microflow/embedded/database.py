@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 from microflow.embedded.errors import breaks_connection, cannot_open, is_busy, translated
 from microflow.embedded.notifications import Notifications, Watch
 from microflow.embedded.write_lock import write_lock_holder
-from microflow.errors import StoreUnavailable
+from microflow.errors import StoreGone, StoreUnavailable
 from microflow.ports import Clock
 
 logger = logging.getLogger("microflow.embedded")
@@ -132,7 +132,7 @@ class Database:
         with `patience`, raises StoreUnavailable after that. The block must not wait for the outside world. Errors of
         SQLite, the commit's too, are raised as StoreErrors; not those of a block that `runs_foreign_code`, where they
         may be another database's. What is not `synced` survives the process, but a power cut only once somebody has
-        committed after it.
+        committed after it. Raises StoreGone for a commit into a file that was deleted.
         """
         async with self._lock:
             with contextlib.nullcontext() if synced else self._unsynced():
@@ -142,6 +142,8 @@ class Database:
                         yield self.writer
                     with translated(self.path):
                         self.writer.execute("commit")
+                    # Afterwards, so that nothing is taken for committed that went into a file that nobody will open.
+                    self.check_still_there()
                 except BaseException as error:
                     self._roll_back(error)
                     raise
@@ -198,6 +200,7 @@ class Database:
     async def _begin(self, patience: timedelta | None) -> None:
         with translated(self.path):
             if self._broken:
+                self.check_still_there()  # to connect would make another file
                 self.writer = self.connect()
                 self._broken = False
             try:
@@ -255,7 +258,8 @@ class Database:
             yield
         except StoreUnavailable as error:
             if breaks_connection(error):
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(sqlite3.Error, StoreUnavailable):
+                    self.check_still_there()
                     reader = self._connect_reader()
                     self.reader.close()
                     self.reader = reader
@@ -275,20 +279,21 @@ class Database:
         connection.execute("pragma journal_mode = wal")
 
     def check_still_there(self) -> None:
-        """Raise StoreUnavailable if the file is not the one that was opened: it was deleted, or replaced."""
+        """Raise StoreGone if the file is not the one that was opened: it was deleted, or replaced. Takes 2 µs."""
         try:
-            replaced = self.path.stat().st_ino != self._inode
+            replaced = os.stat(self.path).st_ino != self._inode
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreGone(f"{self.path} is gone: it was deleted while it was open.", fix="Start again.") from None
         except OSError as cause:
-            raise StoreUnavailable(f"The database {self.path} is gone: {cause.strerror}.") from cause
+            raise StoreUnavailable(f"{self.path} cannot be looked at: {cause.strerror}.") from cause
         if replaced:
-            raise StoreUnavailable(
-                f"The database {self.path} was replaced by another file while it was open.", fix="Start again."
-            )
+            raise StoreGone(f"{self.path} was replaced by another file while it was open.", fix="Start again.")
 
     def _version(self) -> int:
         try:
+            self.check_still_there()
             return int(self.reader.execute("pragma data_version").fetchone()[0])
-        except sqlite3.Error:
+        except (sqlite3.Error, StoreUnavailable):
             return -1  # whoever is woken by this reads, and is told why that fails
 
     def _checkpoint(self) -> None:

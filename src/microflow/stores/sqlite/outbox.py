@@ -50,6 +50,7 @@ class SqliteOutbox:
             self._watch = self._database.watch()
         while (position := self._position()) == self._last_position:
             await self._watch.wait()
+            self._database.check_still_there()
         self._last_position = position
 
     async def status(self) -> OutboxStatus:

@@ -72,6 +72,7 @@ class SqliteParking:
         if self._watch is None:
             self._watch = self._database.watch()
         await self._watch.wait()
+        self._database.check_still_there()
 
     def close(self) -> None:
         if self._watch is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from microflow.embedded.errors import translate
-from microflow.errors import StoreError, TransportError
+from microflow.errors import LogGone, StoreError, StoreGone, TransportError
 
 
 @contextlib.contextmanager
@@ -23,6 +23,8 @@ def as_transport_errors(path: Path) -> Iterator[None]:
 def transport_error(path: Path, cause: sqlite3.Error | StoreError | OSError) -> TransportError:
     """The error that says what happened to the log in `path`, why, and what helps."""
     said = translate(cause) if isinstance(cause, sqlite3.Error) else cause
+    if isinstance(said, StoreGone):
+        return LogGone(f"The log {said.what}", why=said.why, fix=said.fix)
     what = f"The log {path} cannot be used"
     if isinstance(said, OSError):
         return TransportError(f"{what}: {said}", fix="Check that its folder exists and may be written.")

@@ -250,7 +250,6 @@ class Log:
         """One transaction; whatever fails in it is a TransportError."""
         with as_transport_errors(self.database.path):
             async with self.database.writing(patience=patience) as connection:
-                self.database.check_still_there()
                 yield connection
 
     @contextlib.contextmanager
@@ -258,6 +257,11 @@ class Log:
         """A connection on which all statements see the same commits. Must not be held over an await."""
         with as_transport_errors(self.database.path), self.database.reading() as connection:
             yield connection
+
+    def check_still_there(self) -> None:
+        """Raise LogGone if the file was deleted or replaced."""
+        with as_transport_errors(self.database.path):
+            self.database.check_still_there()
 
     def _select(self, name: str, *args: object) -> list[Any]:
         with as_transport_errors(self.database.path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from microflow.errors import TransportError
+from microflow.errors import LogGone, TransportError
 from microflow.ports import Clock, Committed, TopicPartition
 from microflow.transports.local import groups
 from microflow.transports.local.errors import as_transport_errors
@@ -114,6 +114,8 @@ class GroupMember:
             async with self._log.writing(patience=WAIT_TO_LEAVE) as connection:
                 groups.remove(connection, self.group, [] if self.id is None else [self.id])
             self._sign.withdraw()
+        except LogGone:
+            pass  # with it, the group
         except TransportError as error:
             logger.warning("group %s will notice by itself that a member left: %s", self.group, error)
         finally:
@@ -149,9 +151,12 @@ class GroupMember:
         )
         while True:
             try:
+                self._log.check_still_there()
                 self._sign.renew(self._clock.now())
                 await self._expel(attendance)
                 await self._log.clean()
+            except LogGone:
+                return  # there is nothing to be a member of, and whoever fetches is told
             except (TransportError, OSError) as error:
                 logger.warning("a heartbeat in group %s failed: %s", self.group, error)
             await self._clock.sleep(patience.heartbeat)

@@ -99,7 +99,10 @@ class LocalSubscription:
             failure, self._failure = self._failure, None
             self._changes.wake()  # what failed is tried again while the caller decides what to do about it
             raise failure
-        if self._closed or self._term is None or self._membership.term() != self._term:
+        if self._closed:
+            return []
+        self._log.check_still_there()
+        if self._term is None or self._membership.term() != self._term:
             return []
         return self._reading.read(max_records=max_records)
 
