@@ -17,7 +17,7 @@ from microflow.fault_injection import read_fault
 from microflow.limits import Limits
 from microflow.ports import Clock
 from microflow.reports import Observe, look_away
-from microflow.service import Definition, Service, build
+from microflow.service import Definition, Service, build, service_of
 from microflow.settings import Settings, read_settings
 from microflow.tables import read_migrations
 from microflow.worker import Surroundings, Worker
@@ -58,9 +58,7 @@ async def running(
     Raises DefinitionError, SettingsError, IdentityError, StoreError or TransportError when it cannot start.
     """
     settings = read_settings() if settings is None else settings
-    definition = build(
-        Service.of_module(service) if isinstance(service, ModuleType) else service, topics=settings.topics
-    )
+    definition = build(service_of(service), topics=settings.topics)
     clock = clock or SystemClock()
     async with AsyncExitStack() as opened:
         transport = connect_transport(settings, clock=clock)

@@ -259,6 +259,13 @@ class DeadLetter:
     id: int = 0
     state: DeadLetterState = "dead"
 
+    def __repr__(self) -> str:
+        # What somebody who compares a list of them with [] wants to see: the error, and whose it is.
+        record, handler = self.record, self.claim.handler or "no handler"
+        key = "no key" if record.key is None else record.key.decode(errors="replace")
+        place = f"{record.topic}[{record.partition}]@{record.offset}"
+        return f"<DeadLetter {self.id} of {handler}: {place}, {key}, {self.state} after {self.attempts}: {self.error}>"
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:

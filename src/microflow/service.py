@@ -82,10 +82,24 @@ class Service:
             return named[0]
         service = cls()
         service.module = module.__name__
-        service.file = module.__file__ or module.__name__
+        service.file = getattr(module, "__file__", None) or module.__name__
         service.where = f"{service.file}:1"
         service.namespace = vars(module)
         return service
+
+
+def service_of(given: Any) -> Service:
+    """A `Service` itself, or the one that a module is. Raises DefinitionError for what is neither."""
+    if isinstance(given, Service):
+        return given
+    if isinstance(given, ModuleType):
+        return Service.of_module(given)
+    what = f"The class {given.__name__}" if isinstance(given, type) else repr(given)
+    raise DefinitionError(
+        f"{what} is neither a service nor a module with handlers.",
+        why="A name does not do: what runs is the object itself.",
+        fix="import payments, and pass payments; or pass payments.service",
+    )
 
 
 KEYWORDS = ("name", "modules", "tables", "lifespan", "middleware", "retry", "start")

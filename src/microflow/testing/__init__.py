@@ -1,7 +1,7 @@
 """Tests of services without a server: the real consumer, relay and parking, in virtual time.
 
 async with World(orders, payments, dependencies={Cards: FakeCards()}, seed=1) as world:
-    await world.emit(OrderPlaced(order_id="o-1", total=Decimal(10)))
+    await world.emit(OrderPlaced(order_id="o-1", total=Decimal(10)), correlation_id="o-1")
     await world.settle()
     assert [event.type for event in world.events(flow="o-1")] == ["OrderPlaced", "OrderAccepted", …]
 """

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from microflow.context import Context
 from microflow.ids import digest_of
 from microflow.ports import Record
 from microflow.virtual_time import START
-
-PATIENCE = 20.0
-"""Seconds of real time without any progress after which `settle` gives up."""
-SMALL_WAIT = timedelta(seconds=1)
 
 
 def context(**overrides: Any) -> Context:

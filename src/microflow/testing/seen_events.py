@@ -7,17 +7,12 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 from microflow.envelopes import open_envelope
 from microflow.errors import DecodeError, TransportError
 from microflow.ports import RebalanceListener, Record, Subscription, Topics
 from microflow.transports.local import LocalTransport
-
-PATIENCE = 20.0
-"""Seconds of real time without any progress after which `settle` gives up."""
-SMALL_WAIT = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)

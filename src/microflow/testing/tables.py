@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 from microflow.ports import Row, Store
-
-PATIENCE = 20.0
-"""Seconds of real time without any progress after which `settle` gives up."""
-SMALL_WAIT = timedelta(seconds=1)
 
 
 class WorldConnection:

@@ -21,9 +21,10 @@ from microflow.limits import Limits
 from microflow.partitioner import Partitioner
 from microflow.ports import DeadLetter, Record
 from microflow.reports import Report
-from microflow.service import Definition, Service, build, topic_of
+from microflow.service import Definition, Service, build, service_of, topic_of
 from microflow.stores.sqlite import SqliteStore
 from microflow.tables import read_migrations
+from microflow.testing.chains import Chains
 from microflow.testing.seen_events import RecordedTransport, SeenEvent, seen
 from microflow.testing.tables import WorldConnection
 from microflow.transports.local import LocalTransport
@@ -40,7 +41,8 @@ class World:
 
     `services` are modules or `Service`s. `dependencies` replace what their lifespans provide; a lifespan that
     provides nothing else is not entered. `seed` decides everything that is random; time begins at `start`. `reports`
-    holds one report for each execution of a handler whose end is known.
+    holds one report for each execution of a handler whose end is known. A `settle` in which events cause each other
+    more than `longest_chain` times in a row, as they do for ever in a circle, is an error.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class World:
         start: datetime = START,
         topics: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        longest_chain: int = 1000,
     ) -> None:
         self._topics = dict(topics or {})
-        self._definitions = [_build(service, self._topics) for service in services]
+        self._definitions = [build(service_of(service), topics=self._topics) for service in services]
         self._dependencies = dict(dependencies or {})
         self._random = random.Random(seed)
         self._limits = replace(limits or Limits(), fetch_wait=timedelta(days=365))
@@ -63,9 +66,10 @@ class World:
         self._members: dict[str, _Member] = {}
         self._partitioner = Partitioner()
         self._events: list[SeenEvent] = []
-        self._dead_letters: list[DeadLetter] = []
+        self._longest_chain = longest_chain
 
     async def __aenter__(self) -> World:
+        __tracebackhide__ = True
         names = [definition.name for definition in self._definitions]
         if twice := {name for name in names if names.count(name) > 1}:
             raise DefinitionError(f"Two services of this world are called {', '.join(sorted(twice))}.")
@@ -107,6 +111,7 @@ class World:
         `key` is its partition key if its class names none, `correlation_id` its flow (default: its own id). The same
         `id` twice is a duplicate. Raises ContractError for an event without a key.
         """
+        __tracebackhide__ = True
         if not isinstance(event, Message):
             raise ContractError(f"{event!r} is no event.", fix='await world.emit(OrderPlaced(order_id="o-1"))')
         check_event_class(type(event))
@@ -138,6 +143,7 @@ class World:
 
     async def publish(self, *records: Record) -> None:
         """Put raw records into the log, whatever they hold. Raises TransportError if it does not take one."""
+        __tracebackhide__ = True
         await self._log.topics.ensure({record.topic for record in records})
         for record, error in zip(records, await self._log.publish(records), strict=True):
             if error is not None:
@@ -147,13 +153,17 @@ class World:
     async def settle(self) -> None:
         """Return once nothing is left to do until something arrives or time passes.
 
-        Raises what kept a service from going on, and MicroflowError if a handler does not come to an end.
+        Raises what kept a service from going on, and MicroflowError if a handler does not come to an end, or events
+        cause each other in a circle.
         """
+        __tracebackhide__ = True
+        chains = Chains(self.reports, longest=self._longest_chain)
         progress, seen = time.monotonic(), -1
         while True:
             for _ in range(20):
                 await asyncio.sleep(0)
             self._raise_failures()
+            chains.check()
             if await self._idle():
                 break
             if (done := len(self.reports)) != seen:
@@ -167,6 +177,11 @@ class World:
 
     async def advance(self, duration: timedelta) -> None:
         """Let time pass: every retry that becomes due meanwhile runs at its own instant. Settles before and after."""
+        __tracebackhide__ = True
+        if duration < timedelta(0):
+            raise MicroflowError(
+                f"Time cannot go back by {-duration}.", fix="await world.advance(timedelta(minutes=10))"
+            )
         await self.settle()
         end = self.clock.monotonic() + duration
         while (wake := self.clock.next_wake()) is not None and wake <= end:
@@ -185,18 +200,29 @@ class World:
         return [letter for name, member in members if service in (None, name) for letter in member.dead_letters]
 
     async def redrive(self, service: str, *identifiers: int) -> None:
-        """Send dead letters of a service back to the handlers that gave them up; all of them without identifiers."""
+        """Send dead letters of a service back to the handlers that gave them up; all of them without identifiers.
+
+        Raises MicroflowError if one of the identifiers is no dead letter's; the others are redriven.
+        """
+        __tracebackhide__ = True
         member = self._member(service)
-        ids = identifiers or [letter.id for letter in member.dead_letters]
-        await member.store.dead_letters.redrive(ids, now=self.clock.now())
+        dead = [letter.id for letter in member.dead_letters]
+        redriven = await member.store.dead_letters.redrive(identifiers or dead, now=self.clock.now())
         member.running.resume_parked()
+        if strangers := sorted(set(identifiers) - redriven):
+            raise MicroflowError(
+                f"{service} has no dead letter {', '.join(map(str, strangers))} to redrive.",
+                fix=f"It has: {', '.join(map(str, dead)) or 'none'}.",
+            )
 
     def connection(self, service: str) -> WorldConnection:
         """A service's own tables: `await world.connection("payments").fetch("select …")`."""
+        __tracebackhide__ = True
         return WorldConnection(self._member(service).store)
 
     async def crash(self, service: str) -> None:
         """End a service as `kill -9` would, whatever it is doing, and start it again."""
+        __tracebackhide__ = True
         member = self._member(service)
         await member.end()
         await self._start(member)
@@ -204,6 +230,7 @@ class World:
     # ── how it works ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _start(self, member: _Member) -> None:
+        __tracebackhide__ = True
         transport = LocalTransport.open(self._log.path, clock=self.clock, session_timeout=None)
         surroundings = Surroundings(
             store=member.store,
@@ -237,6 +264,7 @@ class World:
         return all([await member.running.idle() for member in self._members.values()])
 
     def _raise_failures(self) -> None:
+        __tracebackhide__ = True
         for member in self._members.values():
             if member.worker is not None and member.worker.failure is not None:
                 raise member.worker.failure
@@ -259,6 +287,7 @@ class World:
             member.dead_letters = [letter for letter in letters if letter.state == "dead"]
 
     def _member(self, service: str) -> _Member:
+        __tracebackhide__ = True
         if service not in self._members:
             raise MicroflowError(f"This world has no service {service!r}.", fix=f"It has: {', '.join(self._members)}.")
         return self._members[service]
@@ -295,7 +324,3 @@ class _Member:
             await self.transport.disconnect()
             await self.transport.close()
         self.worker = self.transport = None
-
-
-def _build(service: ModuleType | Service, topics: Mapping[str, str]) -> Definition:
-    return build(Service.of_module(service) if isinstance(service, ModuleType) else service, topics=topics)

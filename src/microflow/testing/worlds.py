@@ -28,12 +28,23 @@ class Worlds:
         start: datetime = START,
         topics: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        longest_chain: int = 1000,
     ) -> World:
         """A `World` of these services, entered. The arguments are those of `World`."""
-        world = World(*services, dependencies=dependencies, seed=seed, start=start, topics=topics, limits=limits)
+        __tracebackhide__ = True
+        world = World(
+            *services,
+            dependencies=dependencies,
+            seed=seed,
+            start=start,
+            topics=topics,
+            limits=limits,
+            longest_chain=longest_chain,
+        )
         return await self._opened.enter_async_context(world)
 
     async def run(self, test: Callable[..., Awaitable[None]], arguments: Mapping[str, Any]) -> None:
         """Run a test and close what it opened."""
+        __tracebackhide__ = True
         async with self._opened:
             await test(**arguments)
