@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -50,3 +51,27 @@ def test_a_folder_that_only_begins_like_ours_is_the_users() -> None:
         exec(compile("1 / 0", path, "exec"))
 
     assert place_raised(raised.value) == f"{path}:1"
+
+
+def test_a_frame_that_only_frameworks_passed_is_no_place() -> None:
+    with pytest.raises(ZeroDivisionError) as raised:
+        exec(compile("1 / 0", "uvloop/loop.pyx", "exec"))
+    error = raised.value.with_traceback(raised.tb.tb_next)
+
+    assert not is_users_fault(error)
+    assert place_raised(error) is None
+
+
+def test_a_frame_of_the_standard_library_alone_is_no_place() -> None:
+    with pytest.raises(ZeroDivisionError) as raised:
+        exec(compile("1 / 0", contextlib.__file__, "exec"))
+
+    assert user_frames(raised.value.with_traceback(raised.tb.tb_next)) == []
+
+
+def test_a_group_is_where_its_first_error_was() -> None:
+    with pytest.raises(ValueError, match="Expecting") as raised:
+        json.loads("{")
+    group = ExceptionGroup("two", [ExceptionGroup("one", [raised.value]), KeyError("a")])
+
+    assert place_raised(group) == place_raised(raised.value)

@@ -6,6 +6,7 @@ import traceback
 from datetime import datetime
 
 from microflow import frames
+from microflow.causes import said_by
 from microflow.deliveries import Execution, Failed
 from microflow.errors import ContractError, DecodeError, Reject
 from microflow.ports import DeadLetter
@@ -49,12 +50,8 @@ def dead_letter_of(execution: Execution, failed: Failed) -> DeadLetter:
 
 
 def describe(error: BaseException) -> str:
-    """An error's class and text, for a person to find it by; at most 4 KiB, cut in the middle."""
-    try:
-        text = str(error)
-    except Exception as failure:
-        text = f"(its text cannot be had: {type(failure).__name__})"
-    return _storable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    """An error's class and text, its cause in the first line; at most 4 KiB, cut in the middle."""
+    return _storable(said_by(error))
 
 
 def user_frames(error: BaseException) -> str:

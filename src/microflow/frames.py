@@ -11,18 +11,27 @@ from traceback import FrameSummary
 from types import FrameType
 from typing import Any
 
+from microflow.causes import leaves
+
 OURS = f"{Path(__file__).parent}/"
 EXAMPLES = f"{OURS}examples/"
+PACKAGES = tuple(f"{get_paths()[name]}/" for name in ("purelib", "platlib"))
 INSTALLED = tuple(f"{get_paths()[name]}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+FRAMEWORKS = frozenset({"uvloop", "pydantic", "click", "pluggy", "_pytest", "pytest"})
 
 
 def user_frames(error: BaseException) -> list[FrameSummary]:
-    """The frames of the user's own files, the innermost last.
+    """The frames of the user's own files, the innermost last; of a group, those of its first error too.
 
-    Without ours, the standard library's and those of installed packages; if nothing is left, only without ours.
+    Without ours, the standard library's and those of installed packages. If nothing is left, those of installed
+    packages, where a service may be, but for the ones that we or asyncio are called through.
     """
-    foreign = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
-    return [frame for frame in foreign if not _is_installed(frame.filename)] or foreign
+    first = next(leaves(error))
+    tracebacks = [error.__traceback__] if first is error else [error.__traceback__, first.__traceback__]
+    frames = [frame for each in tracebacks for frame in traceback.extract_tb(each)]
+    return [frame for frame in frames if _is_users(frame.filename)] or [
+        frame for frame in frames if _may_be_users(frame.filename)
+    ]
 
 
 def place_raised(error: BaseException) -> str | None:
@@ -35,8 +44,10 @@ def place_raised(error: BaseException) -> str | None:
 
 def place_waiting(task: asyncio.Task[Any]) -> str | None:
     """`file:line` of the innermost frame of the user's in which a task waits; None if it waits in none."""
-    frames = [frame for frame in _awaited(task.get_coro()) if not _is_ours(frame.f_code.co_filename)]
-    users = [frame for frame in frames if not _is_installed(frame.f_code.co_filename)] or frames
+    frames = list(_awaited(task.get_coro()))
+    users = [frame for frame in frames if _is_users(frame.f_code.co_filename)] or [
+        frame for frame in frames if _may_be_users(frame.f_code.co_filename)
+    ]
     return f"{users[-1].f_code.co_filename}:{users[-1].f_lineno}" if users else None
 
 
@@ -53,8 +64,17 @@ def _awaited(waiting: Any) -> Iterator[FrameType]:
 
 def is_users_fault(error: BaseException) -> bool:
     """Whether an error passed through a file of the user's, so that it is theirs to mend."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return any(not _is_ours(frame.filename) and not _is_installed(frame.filename) for frame in frames)
+    return any(_is_users(frame.filename) for frame in user_frames(error))
+
+
+def _is_users(filename: str) -> bool:
+    return not _is_ours(filename) and not _is_installed(filename)
+
+
+def _may_be_users(filename: str) -> bool:
+    """Whether a service that is installed as a package may be in this file."""
+    own_name = next((filename.removeprefix(folder) for folder in PACKAGES if filename.startswith(folder)), None)
+    return own_name is not None and not _is_ours(filename) and own_name.partition("/")[0] not in FRAMEWORKS
 
 
 def _is_ours(filename: str) -> bool:
@@ -63,4 +83,5 @@ def _is_ours(filename: str) -> bool:
 
 
 def _is_installed(filename: str) -> bool:
-    return filename.startswith(INSTALLED)
+    # What is compiled names its source as it was where it was compiled: uvloop/loop.pyx.
+    return filename.startswith(INSTALLED) or filename.endswith((".pyx", ".pxd", ".pxi"))

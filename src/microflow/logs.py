@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from microflow.causes import said_by
 from microflow.frames import user_frames
 
 KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -61,7 +62,7 @@ class JsonFormatter(logging.Formatter):
             **_extra(record),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            fields["error"] = _in_a_line(record.exc_info[1])
+            fields["error"] = said_by(record.exc_info[1])
             fields["trace"] = _trace(record.exc_info[1], self._all_frames)
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"), default=str)
 
@@ -86,7 +87,7 @@ class ConsoleFormatter(logging.Formatter):
         lines = [f"{at} {level}{name}{record.getMessage()}{about}"]
         if record.exc_info and record.exc_info[1] is not None:
             lines.append(_trace(record.exc_info[1], self._all_frames))
-            lines.append(f"  {_in_a_line(record.exc_info[1])}")
+            lines.append(f"  {said_by(record.exc_info[1])}")
         return "\n".join(line for line in lines if line)
 
 
@@ -96,10 +97,6 @@ def _extra(record: logging.LogRecord) -> Mapping[str, Any]:
 
 def _instant(record: logging.LogRecord) -> datetime:
     return datetime.fromtimestamp(record.created, tz=UTC)
-
-
-def _in_a_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _trace(error: BaseException, all_frames: bool) -> str:

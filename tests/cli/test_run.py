@@ -69,7 +69,7 @@ def test_a_retry_says_which_try_it_was_and_when_the_next_one_is(project: Project
     project.json_lines("emit", "OrderAccepted", "order_id=o-1", "total=101", "--app", "payments.py")
     service.until(lambda: "✗" in service.stdout)
 
-    assert re.search(r"✗ ValueError: too much: 101 · try 1/3 · again in \S+ m?s\n", service.stdout)
+    assert re.search(r"✗ ValueError: too much: 101 · try 1/3 · again in \S+ m?s · payments.py:14\n", service.stdout)
 
 
 @pytest.mark.parametrize(("options", "shown"), [([], False), (["-v"], True)])
@@ -81,6 +81,82 @@ def test_duplicates_are_shown_with_v_only(project: Project, options: list[str], 
     service.until(lambda: service.stdout.count("PaymentReceived") == 2)
 
     assert ("duplicate of first" in service.stdout) is shown
+
+
+GROUP = """
+import asyncio
+from microflow import Event, Retry, on
+
+class Placed(Event, key="order_id"):
+    order_id: str
+    count: int = 1
+
+async def break_down(order):
+    raise KeyError(order.order_id)
+
+@on("Placed", retry=Retry.never())
+async def take(order: Placed) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(break_down(order))
+
+@on("Placed", retry=Retry.never())
+async def read(order: Placed) -> None:
+    Placed.model_validate({})
+
+@on("Placed", retry=Retry.never())
+async def write(order: Placed, context: Context) -> None:
+    context.write("insert into nowhere values ($1)", order.order_id)
+""".replace("import Event", "import Context, Event")
+
+
+def test_a_dead_letter_names_the_cause_that_a_group_or_a_validation_holds(project: Project) -> None:
+    project.write("shop.py", GROUP)
+    service = project.start("run", "shop.py", environment=CONSOLE)
+    service.until_ready()
+
+    project.json_lines("emit", "Placed", "order_id=o-1", "--app", "shop.py")
+    service.until(lambda: service.stdout.count("✗") == 3)
+
+    assert (
+        "✗ KeyError: 'o-1' (the only error in ExceptionGroup) · dead letter after 1 try · shop.py:10" in service.stdout
+    )
+    assert "✗ ValidationError: Placed: order_id: Field required · dead letter after 1 try" in service.stdout
+    letters = {letter["handler"]: letter["error"] for letter in project.json_lines("dead-letters", "list")}
+    assert letters["take"].startswith("KeyError: 'o-1'")
+    assert letters["read"].startswith("ValidationError: Placed: order_id: Field required")
+    listed = project.run("dead-letters", "list").stdout
+    assert "KeyError: 'o-1'" in listed
+    shown = project.run("dead-letters", "show", "1").stdout + project.run("dead-letters", "show", "2").stdout
+    assert 'File "shop.py", line 10, in break_down' in shown + project.run("dead-letters", "show", "3").stdout
+
+
+def test_no_frame_of_a_framework_is_called_the_place(project: Project) -> None:
+    project.write("shop.py", GROUP)
+    service = project.start("run", "shop.py")
+    service.until_ready()
+
+    project.json_lines("emit", "Placed", "order_id=o-1", "--app", "shop.py")
+    service.until(lambda: len(service.reports()) == 3)
+
+    [place] = [report["where"] for report in service.reports() if report["handler"] == "write"]
+    assert place.startswith(f"{project.folder}/shop.py:")
+    [letter] = project.json_lines("dead-letters", "list", "--handler", "write")
+    shown = project.json_lines("dead-letters", "show", str(letter["id"]))
+    assert "contextlib" not in shown[0]["trace"]
+
+
+def test_the_cause_of_a_record_that_does_not_fit_comes_before_its_place(project: Project) -> None:
+    service = project.start("run", "payments.py", environment=CONSOLE)
+    service.until_ready()
+
+    for number in ("o-1", "o-2"):
+        project.json_lines("emit", "OrderAccepted", f"order_id={number}", "total=abc", "--key", "order_id")
+    service.until(lambda: service.stdout.count("✗") == 2)
+
+    said = 'DecodeError: OrderAccepted does not fit its schema: total: expected a number, got "abc"'
+    assert f"✗ {said} at payments.py:4 · dead letter after 1 try · payments.py:" in service.stdout
+    assert service.stdout.count("see  microflow dead-letters list --service payments") == 1
+    assert said in project.run("dead-letters", "list").stdout
 
 
 def _publish_twice(project: Project) -> None:

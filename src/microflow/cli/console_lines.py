@@ -17,13 +17,15 @@ LONGEST_ERROR = 120
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def console_line(report: Report, *, at: datetime, screen: Screen, width: int) -> str | None:
-    """The line of a report; None if it is shown with `-v` only. `width` is that of the longest handler's name."""
+def console_line(report: Report, *, at: datetime, screen: Screen, width: int, hint: bool = False) -> str | None:
+    """The line of a report; None if it is shown with `-v` only. `width` is that of the longest handler's name; with
+    `hint`, a dead letter's line is followed by what to type."""
     if report.outcome in RARELY_WANTED and not screen.verbose:
         return None
     time = screen.style(clock_time(at), dim=True)
     name = f"{report.service}.{report.handler or '?'}"
-    return f"{time} {_flow(report, verbose=screen.verbose)}  {name:<{width}}  {_ending(report, screen)}"
+    see = f"\n{' ' * 13}see  microflow dead-letters list --service {report.service}" if hint else ""
+    return f"{time} {_flow(report, verbose=screen.verbose)}  {name:<{width}}  {_ending(report, screen)}{see}"
 
 
 def clock_time(at: datetime) -> str:
@@ -49,9 +51,9 @@ def short_flow(flow: str, key: str | None) -> str:
 
 
 def cut(text: str, longest: int = LONGEST_ERROR) -> str:
-    """The first line of a text, if it is short enough."""
-    line = text.strip().partition("\n")[0]
-    return line if len(line) <= longest and line == text.strip() else f"{line[: longest - 1]}…"
+    """A text as one line, its lines joined, and not longer than that."""
+    line = " ".join(each.strip() for each in text.strip().splitlines())
+    return line if len(line) <= longest else f"{line[: longest - 1].rstrip(' .:,;')}…"
 
 
 def _flow(report: Report, *, verbose: bool) -> str:
@@ -65,11 +67,10 @@ def _ending(report: Report, screen: Screen) -> str:
             return _done(report)
         case "retry":
             again = "soon" if report.retry_in is None else f"in {in_words(report.retry_in)}"
-            return f"{_error(report, screen)} · try {report.attempt}/{report.attempts} · again {again}"
+            return f"{_error(report, screen)} · try {report.attempt}/{report.attempts} · again {again}{_place(report)}"
         case "dead":
             tries = f"{report.attempt} {'try' if report.attempt == 1 else 'tries'}"
-            see = f"microflow dead-letters list --service {report.service}"
-            return f"{_error(report, screen)} · dead letter after {tries}{_place(report)}\n{' ' * 13}see  {see}"
+            return f"{_error(report, screen)} · dead letter after {tries}{_place(report)}"
         case "duplicate":
             return f"duplicate of {report.event_id}{' with other contents' if report.diverged else ''}"
         case "waiting":
@@ -90,10 +91,10 @@ def _counted(types: list[str]) -> list[str]:
 
 
 def _error(report: Report, screen: Screen) -> str:
-    said = cut(describe(report.error)) if report.error is not None else "failed"
+    said = cut(shortened(describe(report.error))) if report.error is not None else "failed"
     return f"{screen.style('✗', fg='red')} {said}"
 
 
 def _place(report: Report) -> str:
-    place = place_raised(report.error) if report.error is not None else None
+    place = (place_raised(report.error) if report.error is not None else None) or report.where
     return f" · {shortened(place)}" if place else ""

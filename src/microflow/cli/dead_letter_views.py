@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from microflow.cli.console_lines import cut
+from microflow.cli.console_lines import LONGEST_ERROR, cut
 from microflow.cli.look import Look
 from microflow.cli.paths import shortened
 from microflow.cli.report_lines import instant_text, json_line
@@ -171,7 +171,7 @@ def rows(letters: Sequence[DeadLetter]) -> list[str]:
             cut((letter.record.key or b"").decode(errors="replace"), 24),
             f"{letter.attempts} {'try' if letter.attempts == 1 else 'tries'}",
             local_time(letter.failed_at),
-            cut(letter.error, 80) + ("" if letter.state == "dead" else f"  ({letter.state})"),
+            cut(shortened(letter.error), LONGEST_ERROR) + ("" if letter.state == "dead" else f"  ({letter.state})"),
         ]
         for letter in letters
     ]
@@ -212,7 +212,7 @@ def _letter_in_full(screen: Screen, service: str, letter: DeadLetter, *, said: s
         "value",
         *(f"  {line}" for line in _value_in_words(record.value, whole=screen.verbose)),
         "error",
-        *(f"  {line}" for line in f"{screen.style('✗', fg='red')} {letter.error}".splitlines()),
+        *(f"  {line}" for line in f"{screen.style('✗', fg='red')} {shortened(letter.error)}".splitlines()),
         *(f"  {line}" for line in shortened(letter.trace).splitlines()),
     ]
     if letter.state == "dead":

@@ -8,6 +8,7 @@ import traceback
 
 import click
 
+from microflow.causes import said_by
 from microflow.cli.colours import wants_colour
 from microflow.cli.look import Look
 from microflow.cli.paths import shortened
@@ -78,7 +79,7 @@ def _in_four_parts(error: BaseException) -> MicroflowError:
         context = error.ctx if isinstance(error, click.UsageError) else None
         fix = f"{context.command_path} --help" if context is not None else None
         return MicroflowError(error.format_message(), fix=fix)
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = said_by(error)
     if is_users_fault(error):
         frames = "".join(traceback.format_list(user_frames(error))).rstrip()
         return MicroflowError(said, where=place_raised(error), why=frames)

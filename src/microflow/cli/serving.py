@@ -132,6 +132,7 @@ class Serving:
         self._clock = SystemClock()
         self._started = time.monotonic()
         self._ready = 0
+        self._hinted: set[tuple[str, str]] = set()
         names = [f"{each.definition.name}.{handler.name}" for each in served for handler in each.definition.handlers]
         self._width = min(WIDEST_NAME, max(len(name) for name in names))
 
@@ -170,7 +171,12 @@ class Serving:
         at = self._clock.now()
         if self._screen.json:
             self._screen.line(json_line(report_fields(report, at=at)))
-        elif line := console_line(report, at=at, screen=self._screen, width=self._width):
+            return
+        # Said once for each handler: a hundred dead letters are no hundred things to learn.
+        hint = report.outcome == "dead" and (report.service, report.handler) not in self._hinted
+        if hint:
+            self._hinted.add((report.service, report.handler))
+        if line := console_line(report, at=at, screen=self._screen, width=self._width, hint=hint):
             self._screen.line(line)
 
     def _tell_header(self) -> None:
