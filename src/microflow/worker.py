@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from microflow.deadlines import Deadlines
-from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError
+from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError, nearest
 from microflow.execution import Executor
 from microflow.faults import Reach, pass_by
 from microflow.housekeeping import Housekeeping
@@ -273,8 +273,13 @@ class Worker:
                 where=self.definition.where,
                 fix=f"microflow topics apply   (or create the topic{'s' if len(unwritable) > 1 else ''} yourself)",
             )
+        if not missing:
+            return
+        known = await topics.describe()
         for name in sorted(missing):
-            logger.warning("%s reads %s, which the log does not have yet", self.definition.name, name)
+            near = nearest(name, known)
+            meant = f"; did you mean {near}?" if near else ""
+            logger.warning("%s reads %s, which the log does not have yet%s", self.definition.name, name, meant)
 
     # ── its tasks ─────────────────────────────────────────────────────────────────────────────────────────────────
 
