@@ -122,6 +122,8 @@ class AtomicStep:
             try:
                 await transaction.connection.execute(write.sql, *write.args)
             except Exception as error:  # its arguments are the user's, so it may be anything
+                if isinstance(error, StoreError) and error.where is None:
+                    error.where = f"{write.file}:{write.line}"
                 raise _HandlerFailed(execution, error) from error
 
     async def _run_inside(self, transaction: Transaction, execution: Execution) -> Succeeded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,10 +14,12 @@ from microflow.records import Record
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A statement that is executed in the handler's transaction, after it returned."""
+    """A statement that is executed in the handler's transaction, after it returned. `file` and `line` called for it."""
 
     sql: str
     args: tuple[object, ...]
+    file: str = field(default="", compare=False, repr=False)
+    line: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -65,7 +68,8 @@ class Context:
                 f"context.write() was called after {self.handler} had returned: its writes are committed already.",
                 fix="Await whatever writes before you return.",
             )
-        self.writes.kept.append(Write(sql, args))
+        caller = sys._getframe(1)
+        self.writes.kept.append(Write(sql, args, caller.f_code.co_filename, caller.f_lineno))
 
     def idempotency_key(self, label: str = "") -> str:
         """A key (32 hexadecimal digits) for a call to the outside world that may be repeated.

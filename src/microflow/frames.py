@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from microflow.causes import leaves
+from microflow.errors import MicroflowError
 
 OURS = f"{Path(__file__).parent}/"
 EXAMPLES = f"{OURS}examples/"
@@ -35,11 +36,13 @@ def user_frames(error: BaseException) -> list[FrameSummary]:
 
 
 def place_raised(error: BaseException) -> str | None:
-    """`file:line` of the innermost frame that is the user's; None if an error never passed one."""
+    """`file:line` of the innermost frame that is the user's; if it passed none, what it says itself, or None."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = user_frames(error)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+    if not frames:
+        return error.where if isinstance(error, MicroflowError) else None
+    return f"{frames[-1].filename}:{frames[-1].lineno}"
 
 
 def place_waiting(task: asyncio.Task[Any]) -> str | None:

@@ -13,6 +13,7 @@ import pytest
 from microflow.connection import Connection
 from microflow.context import Context
 from microflow.errors import SqlError, StoreUnavailable, UniqueViolation
+from microflow.frames import place_raised
 from microflow.handlers import on
 from microflow.limits import Limits
 from microflow.ports import TopicPartition
@@ -379,3 +380,35 @@ async def test_a_batch_that_is_larger_than_a_transaction_is_committed_in_several
 
         assert len(await it.effects()) == 45
         assert 5 <= moments.count["claim"] <= 12
+
+
+@virtual
+async def test_a_write_that_fails_is_found_where_it_was_asked_for() -> None:
+    """It fails after its handler has returned, so no frame of its traceback is the user's."""
+
+    @on("Placed", retry=NEVER)
+    async def kept(order: Placed, context: Context) -> None:
+        context.write("insert into nowhere values ($1)", order.order)
+
+    @on("Placed", retry=NEVER)
+    async def kept_in_the_transaction(order: Placed, context: Context, connection: Connection) -> None:
+        context.write("insert into nowhere values ($1)", order.order)
+
+    @on("Placed", retry=NEVER)
+    async def at_once(order: Placed, connection: Connection) -> None:
+        await connection.execute("insert into nowhere values ($1)", order.order)
+
+    async with bench() as it:
+        process = await it.start(kept, kept_in_the_transaction, at_once)
+        await it.emit(Placed(order="o-1"))
+        await it.settle()
+
+        for function in (kept, kept_in_the_transaction, at_once):
+            (report,) = process.told("dead", handler=function.__name__)
+            line = function.__code__.co_firstlineno + 2
+            assert report.error is not None
+            assert place_raised(report.error) == f"{__file__}:{line}"
+        letters = {letter.claim.handler: letter for letter in await it.dead_letters()}
+        assert f"{__file__}:" in letters["kept"].error
+        assert f"{__file__}:" in letters["kept_in_the_transaction"].error
+        assert f'"{__file__}", line' in letters["at_once"].trace
