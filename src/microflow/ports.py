@@ -432,7 +432,8 @@ class Outbox(Protocol):
     async def lease(self, *, owner: str, now: datetime, until: datetime) -> bool:
         """Become, or stay, the one who publishes: true if nobody else's lease runs beyond `now`.
 
-        A lease saves work, it protects nothing: two who publish at once repeat records, they never reorder them.
+        One that ends later than `until` is from before the clock was set back, and does not count. A lease saves
+        work, it protects nothing: two who publish at once repeat records, they never reorder them.
         """
         ...
 

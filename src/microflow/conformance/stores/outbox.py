@@ -139,6 +139,16 @@ async def a_lease_is_given_back_by_ending_it(harness: Harness) -> None:
     assert await leases.lease(owner="b", now=NOW + SECOND, until=NOW + 9 * SECOND)
 
 
+@outbox.add()
+async def a_lease_from_before_the_clock_was_set_back_does_not_count(harness: Harness) -> None:
+    """One that ends later than the one that is asked for: else nobody would publish until the clock is there again."""
+    leases = (await harness.open()).outbox
+    await leases.lease(owner="a", now=NOW, until=NOW + 5 * SECOND)
+
+    assert await leases.lease(owner="b", now=NOW - 3600 * SECOND, until=NOW - 3595 * SECOND)
+    assert not await leases.lease(owner="a", now=NOW - 3599 * SECOND, until=NOW - 3594 * SECOND)
+
+
 @outbox.add(requires={"several_handles"})
 async def of_two_who_ask_for_the_lease_at_once_one_gets_it(harness: Harness) -> None:
     """The one who publishes."""

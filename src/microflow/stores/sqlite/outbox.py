@@ -39,7 +39,8 @@ class SqliteOutbox:
 
     async def lease(self, *, owner: str, now: datetime, until: datetime) -> bool:
         # Asked without the write lock first: those who do not publish ask often.
-        if self._database.read(SQL["somebody else publishes"], (owner, microseconds(now)))[0][0]:
+        asked = (owner, microseconds(now), microseconds(until))
+        if self._database.read(SQL["somebody else publishes"], asked)[0][0]:
             return False
         async with self._database.writing() as connection:
             args = (owner, microseconds(until), microseconds(now))

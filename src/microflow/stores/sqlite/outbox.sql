@@ -15,10 +15,10 @@ select seq from sqlite_sequence where name = 'microflow_outbox';
 select count(*), (select created_at from microflow_outbox order by position limit 1) from microflow_outbox;
 
 -- name: somebody else publishes
-select exists (select 1 from microflow_lease where owner <> ? and until > ?);
+select exists (select 1 from microflow_lease where owner <> ?1 and until > ?2 and until <= ?3);
 
 -- name: lease
 insert into microflow_lease (id, owner, until) values (1, ?1, ?2)
 on conflict (id) do update set owner = excluded.owner, until = excluded.until
-where owner = excluded.owner or until <= ?3
+where owner = excluded.owner or until <= ?3 or until > excluded.until
 returning owner;
