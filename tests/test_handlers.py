@@ -76,14 +76,13 @@ def test_a_class_is_the_short_form_of_its_type_and_topic(tmp_path: Path) -> None
     handlers = handlers_of(
         tmp_path,
         """
-        class Shipped(Event, type="shop.Shipped", topic="shipping"):
+        class Parcel(Event):
             order_id: str
-        class View(Event):
-            order_id: str
+        class Shipped(Parcel, type="shop.Shipped", topic="shipping"): ...
         @on(Shipped)
         async def one(event: Shipped) -> None: ...
         @on(Shipped)
-        async def other(event: View) -> None: ...
+        async def other(event: Parcel) -> None: ...
         """,
     )
 
@@ -377,6 +376,21 @@ def test_a_module_may_be_reloaded_after_it_was_edited(tmp_path: Path, monkeypatc
             "Name each parameter",
         ),
         (
+            "def f(order: OrderAccepted) -> PaymentReceived: yield PaymentReceived(order_id='o')",
+            "f yields, but declares PaymentReceived.",
+            "-> Iterator[PaymentReceived], or return",
+        ),
+        (
+            "async def f(order: OrderAccepted) -> list[PaymentReceived] | None: yield PaymentReceived(order_id='o')",
+            "f yields, but declares list[PaymentReceived] | None.",
+            "-> AsyncIterator[PaymentReceived], or return",
+        ),
+        (
+            "def f(order: OrderAccepted) -> None: yield",
+            "f yields, but declares None.",
+            "-> Iterator[…], or return",
+        ),
+        (
             'async def f(order: "OrderAcepted") -> None: ...',
             "An annotation of f cannot be read: name 'OrderAcepted' is not defined.",
             "from … import OrderAcepted",
@@ -418,6 +432,21 @@ def test_a_signature_that_cannot_work_is_told(tmp_path: Path, function: str, wha
     assert error.fix.startswith(fix)
     wrong_class = next((name for name in ("WrongKey", "WrongTopic") if name in function), None)
     assert error.where == place_of(tmp_path, f"class {wrong_class}" if wrong_class else "# the mark")
+
+
+def test_a_class_in_the_mark_is_the_class_that_is_read(tmp_path: Path) -> None:
+    error = misuse(
+        tmp_path,
+        """
+        @on(PaymentReceived)  # the mark
+        async def f(order: OrderAccepted) -> None: ...
+        """,
+    )
+
+    assert error.what == "@on(PaymentReceived) stands over a handler of OrderAccepted."
+    assert error.where == place_of(tmp_path, "# the mark")
+    assert error.fix is not None
+    assert error.fix.startswith('@on("PaymentReceived")')
 
 
 def parameters_of(folder: Path, parameters: str) -> list[tuple[str, str, Any, bool]]:

@@ -7,11 +7,12 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 import pytest
 
-from microflow import ContractError, Event, Outbox, Service, StoreError, on, running
+from microflow import ContractError, DefinitionError, Event, Outbox, Service, StoreError, on, running
 from microflow.reports import Report
 from microflow.settings import Settings
 from tests.asynchronous import asynchronous
@@ -105,6 +106,12 @@ async def test_an_asynchronous_connection_is_as_good(tmp_path: Path) -> None:
             await connection.commit()
 
         await shop.has_handled("o-1")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x\ny", "Web", "ü", "a" * 49, None])
+def test_its_name_is_written_as_a_services(name: Any) -> None:
+    with pytest.raises(DefinitionError, match="is no name for a service"):
+        Outbox(name)
 
 
 def test_a_root_event_needs_a_key_and_must_fit_into_a_record(tmp_path: Path) -> None:

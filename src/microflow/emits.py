@@ -148,6 +148,17 @@ def classes_of(emits: Emits) -> tuple[type[Message], ...]:
     return tuple(dict.fromkeys(_classes(emits)))
 
 
+def is_streamed(emits: Emits) -> bool:
+    """Whether a function that yields may have this annotation."""
+    match emits:
+        case Many(streamed=streamed):
+            return streamed
+        case OneOf(choices):
+            return any(map(is_streamed, choices))
+        case _:
+            return False
+
+
 def _classes(emits: Emits) -> Iterator[type[Message]]:
     match emits:
         case Item(event):

@@ -14,7 +14,7 @@ from microflow.errors import ContractError
 from microflow.events import Message, check_event_class
 from microflow.execution import check_size
 from microflow.ports import Clock, OutboxRow
-from microflow.service import topic_of
+from microflow.service import check_service_name, topic_of
 
 MAX_RECORD_BYTES = 1_048_576
 
@@ -22,13 +22,14 @@ MAX_RECORD_BYTES = 1_048_576
 class Outbox:
     """The outbox of a program that is no service, such as a web application: `outbox = Outbox("web")`.
 
-    `name` is the source of its events (`/services/web`). Any running service or `microflow relay` of the database
-    publishes what is appended. `topics` records the topic of types that do not say it themselves. The order of one
-    key is that of the caller's own locks: nothing else is locked here.
+    `name` is the source of its events (`/services/web`), written as a service's. Any running service or `microflow
+    relay` of the database publishes what is appended. `topics` records the topic of types that do not say it
+    themselves. The order of one key is that of the caller's own locks: nothing else is locked here. Raises
+    DefinitionError for a wrong name.
     """
 
     def __init__(self, name: str, *, topics: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
-        self._name = name
+        self._name = check_service_name(name, where=None, fix='outbox = Outbox("web")')
         self._topics = dict(topics or {})
         self._clock = clock or SystemClock()
         self._random_bits = random.SystemRandom().getrandbits
@@ -43,7 +44,11 @@ class Outbox:
             await append_to(connection, self._name, row)
 
     def append_sync(self, connection: Any, *events: Message, correlation_id: str | None = None) -> None:
-        """As `append`, on a blocking connection."""
+        """As `append`, on a blocking connection.
+
+        One in autocommit mode (`isolation_level=None` of sqlite3) has no transaction until the caller says `begin`:
+        without it each event is committed at once, by itself, and a later rollback takes nothing back.
+        """
         for row in self._rows(events, correlation_id):
             append_to_sync(connection, self._name, row)
 

@@ -187,14 +187,19 @@ def _service_name(service: Service) -> str:
             why="The name is its consumer group and its database: it must stay the same.",
             fix='service = Service("payments")',
         )
-    if not _NAME.fullmatch(str(name)):
-        raise DefinitionError(
-            f"{name!r} is no name for a service.",
-            where=service.where,
-            why="A name is 1 to 48 of a-z, 0-9, '_' and '-', and begins with a letter.",
-            fix='service = Service("payments")',
-        )
-    return name
+    return check_service_name(name, where=service.where, fix='service = Service("payments")')
+
+
+def check_service_name(name: Any, *, where: str | None, fix: str) -> str:
+    """A name that a service, or what publishes like one, may have. Raises DefinitionError for any other."""
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise DefinitionError(
+        f"{name!r} is no name for a service.",
+        where=where,
+        why="A name is 1 to 48 of a-z, 0-9, '_' and '-', and begins with a letter.",
+        fix=fix,
+    )
 
 
 def _tables(service: Service) -> Path | None:

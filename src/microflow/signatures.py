@@ -10,7 +10,7 @@ from typing import Any
 
 from microflow.connection import Connection
 from microflow.context import Context
-from microflow.emits import classes_of, read_emits
+from microflow.emits import classes_of, is_streamed, read_emits, written
 from microflow.errors import DefinitionError
 from microflow.events import BARE, Message, check_event_class, check_topic, options_of
 from microflow.handlers import MARKS, Handler, Mark, Parameter, Trigger
@@ -41,6 +41,14 @@ def handler_of(function: Callable[..., Any], recorded: Mapping[str, str]) -> Han
     emits = read_emits(hints["return"], function=function.__name__, where=where, names=names)
     for event in (event_class, *classes_of(emits)):
         check_event_class(event)
+    if (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)) and not is_streamed(emits):
+        iterator = "AsyncIterator" if inspect.isasyncgenfunction(function) else "Iterator"
+        raise DefinitionError(
+            f"{function.__name__} yields, but declares {written(emits)}.",
+            where=where,
+            why="A function with a yield in it returns an iterator.",
+            fix=f"-> {iterator}[{' | '.join(each.__name__ for each in classes_of(emits)) or '…'}], or return instead.",
+        )
     triggers = dict.fromkeys(_trigger(each, event_class, recorded) for each in marks)
     return Handler(
         name=_agreed(marks, "name", function) or function.__name__,
@@ -81,6 +89,13 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _trigger(mark: Mark, event_class: type[Message], recorded: Mapping[str, str]) -> Trigger:
+    if mark.event_class is not None and not issubclass(mark.event_class, event_class):
+        raise DefinitionError(
+            f"@on({mark.event_class.__name__}) stands over a handler of {event_class.__name__}.",
+            where=mark.where,
+            why="A class in @on says that the handler reads that very class.",
+            fix=f'@on("{mark.event_type}"), if {event_class.__name__} is what is read of it.',
+        )
     own = options_of(mark.event_class).topic if mark.event_class is not None else None
     topic = mark.topic or own or options_of(event_class).topic or recorded.get(mark.event_type) or mark.event_type
     check_topic(topic, where=mark.where)
