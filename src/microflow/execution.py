@@ -18,15 +18,16 @@ from microflow.connection import Connection
 from microflow.context import Context
 from microflow.decoding import decode
 from microflow.deliveries import Delivery, Succeeded
-from microflow.emits import drain, drain_async, emitted
+from microflow.emits import drain, drain_async, emitted, fits
 from microflow.envelopes import Sealed, seal_emitted
 from microflow.errors import ContractError, DefinitionError, MicroflowError
 from microflow.events import Message, options_of
 from microflow.frames import place_waiting
 from microflow.handlers import Handler, Parameter
 from microflow.limits import Limits
+from microflow.places import place_of
 from microflow.ports import Clock
-from microflow.service import CallNext, Definition
+from microflow.service import CallNext, Definition, Middleware
 
 logger = logging.getLogger("microflow.execution")
 
@@ -65,13 +66,16 @@ class Executor:
         context = self._context(handler, delivery, attempt)
         async with AsyncExitStack() as entered:
             call: CallNext = functools.partial(self._call, handler, connection, entered)
+            swallowed = _Swallowed()
             for middleware in reversed(self._definition.middleware):
-                call = functools.partial(middleware, call)
+                call = functools.partial(swallowed.watch, middleware, call)
             try:
                 value = await call(event, context)
             except SystemExit as stop:  # asyncio would let it end the process, and the next one, and the one after
                 raise MicroflowError(f"{handler.name} called sys.exit({stop.code}).", where=handler.where) from stop
             context.writes.closed = True
+        if swallowed.by is not None and value is None and not fits(None, handler.emits):
+            raise _forgot_to_return(swallowed.by, handler)
         events = emitted(value, handler.emits, function=handler.function.__name__, where=handler.where)
         return Succeeded(self._seal(handler, delivery, events, context), tuple(context.writes.kept))
 
@@ -144,6 +148,36 @@ class Executor:
             check_size(each, self._max_record_bytes, where=handler.where)
             sealed.append(each)
         return tuple(sealed)
+
+
+class _Swallowed:
+    """Which middleware was given a result and returned none."""
+
+    def __init__(self) -> None:
+        self.by: Middleware | None = None
+
+    async def watch(self, middleware: Middleware, call_next: CallNext, event: Any, context: Context) -> Any:
+        result = None
+
+        async def remember(event: Any, context: Context) -> Any:
+            nonlocal result
+            result = await call_next(event, context)
+            return result
+
+        value = await middleware(remember, event, context)
+        if value is None and result is not None:
+            self.by = self.by or middleware
+        return value
+
+
+def _forgot_to_return(middleware: Middleware, handler: Handler) -> ContractError:
+    return ContractError(
+        f"The middleware {getattr(middleware, '__qualname__', repr(middleware))} returned None; "
+        f"{handler.name} had returned what it emits.",
+        where=place_of(middleware),
+        why="What a middleware returns takes the place of the handler's result. Nothing was written.",
+        fix="return await call_next(event, context)",
+    )
 
 
 def check_size(sealed: Sealed, max_record_bytes: int, *, where: str | None) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import pytest
 
 from microflow.context import Context
+from microflow.errors import ContractError
 from microflow.handlers import on
 from microflow.retries import Retry
 from microflow.service import CallNext
@@ -199,6 +200,29 @@ async def test_middleware_is_called_in_its_order_around_every_execution() -> Non
         await it.settle()
         assert told == ["outer Cancelled cancel", "inner", "cancel", "inner is left", "outer is left"]
         assert len(await it.published("Accepted")) == 1
+
+
+@virtual
+async def test_a_middleware_that_forgets_its_return_is_blamed_and_not_the_handler() -> None:
+    async def forgetful(call_next: CallNext, event: Any, context: Context) -> Any:
+        await call_next(event, context)
+
+    async def faithful(call_next: CallNext, event: Any, context: Context) -> Any:
+        return await call_next(event, context)
+
+    @on("Placed")
+    async def accept(order: Placed) -> Accepted:
+        return Accepted(order=order.order)
+
+    async with bench() as it:
+        process = await it.start(accept, middleware=[faithful, forgetful, faithful])
+        await it.emit(Placed(order="a"))
+        await it.settle()
+
+        (report,) = process.told("dead")
+        assert isinstance(report.error, ContractError)
+        assert "forgetful returned None" in report.error.what
+        assert report.error.where == f"{__file__}:{forgetful.__code__.co_firstlineno}"
 
 
 @virtual
