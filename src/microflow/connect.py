@@ -7,13 +7,12 @@ from typing import Any
 
 from microflow.errors import SettingsError
 from microflow.ports import Clock, OutboxRow, Store, Transport
-from microflow.settings import Settings
+from microflow.settings import MEMORY, Settings
 from microflow.stores.sqlite import SqliteStore, append_async, append_sync
 from microflow.transports.local import LocalTransport
 
 SQLITE = "sqlite:///"
 LOCAL = "local:"
-MEMORY = "memory:"
 
 
 def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
@@ -21,28 +20,35 @@ def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
     address = settings.kafka
     if address == MEMORY:
         return LocalTransport.open(Path("log.db"), clock=clock, memory=True)
+    if address == LOCAL:
+        raise SettingsError("The log 'local:' names no file.", fix="local:PATH, for example local:log.db")
     if address.startswith(LOCAL):
         return LocalTransport.open(Path(address.removeprefix(LOCAL)).expanduser(), clock=clock)
     raise SettingsError(
-        f"MICROFLOW_KAFKA={address}: this version carries events in the embedded log only.",
+        f"The log {address!r} cannot be used: this version carries events in the embedded log only.",
         why="Kafka comes with the next version.",
-        fix="Leave it out, or say local:PATH or memory:",
+        fix="Leave --log (MICROFLOW_KAFKA) out, or say local:PATH or memory:",
     )
 
 
 async def connect_store(settings: Settings, *, service: str, clock: Clock) -> Store:
     """The database of a service. Raises StoreError if it cannot be opened, SettingsError if its URL is none."""
-    return await SqliteStore.open(sqlite_path(settings.database_of(service)), service=service, clock=clock)
+    url = settings.database_of(service)
+    if url == MEMORY:
+        return await SqliteStore.open(Path(f"{service}.db"), service=service, clock=clock, memory=True)
+    return await SqliteStore.open(sqlite_path(url), service=service, clock=clock)
 
 
 def sqlite_path(url: str) -> Path:
     """The file that a `sqlite:///PATH` names; PATH is relative to the working directory, or absolute."""
+    if url == MEMORY:
+        raise SettingsError("A database in memory can be read by its own process only.", fix=f"{SQLITE}PATH")
+    scheme = url.partition(":")[0]
     if not url.startswith(SQLITE) or url == SQLITE:
-        scheme = url.partition(":")[0]
         raise SettingsError(
-            f"{_without_password(url)}: this version stores in SQLite only.",
+            f"{_without_password(url)!r} is no address of a database: this version stores in SQLite only.",
             why=f"{scheme} comes with a later version." if scheme.startswith("postgres") else None,
-            fix="MICROFLOW_DATABASE=sqlite:///PATH",
+            fix=f"{SQLITE}{url}" if "://" not in url and scheme != "sqlite" and url else f"{SQLITE}PATH",
         )
     return Path(url.removeprefix(SQLITE)).expanduser()
 

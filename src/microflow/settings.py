@@ -17,6 +17,8 @@ from typing import Any
 
 from microflow.errors import SettingsError
 
+MEMORY = "memory:"
+"""The address of a log, and of a database, that is gone with its process."""
 KEYS = {
     "kafka": "MICROFLOW_KAFKA",
     "database": "MICROFLOW_DATABASE",
@@ -54,8 +56,27 @@ class Settings:
         return self.home / ".microflow"
 
     def database_of(self, service: str) -> str:
-        """The URL of a service's database."""
-        return self.databases.get(service) or self.database or f"sqlite:///{self.folder / f'{service}.db'}"
+        """The URL of a service's database; without a setting it is in memory where the log is.
+
+        Raises SettingsError for a file beside a log in memory, or the other way round: it would remember what it has
+        handled of a log that is gone, or forget what it has handled of one that is not.
+        """
+        url = self.databases.get(service) or self.database
+        if url is None:
+            return MEMORY if self.kafka == MEMORY else f"sqlite:///{self.folder / f'{service}.db'}"
+        if self.kafka == MEMORY and url != MEMORY:
+            raise SettingsError(
+                f"The log is in memory, and the database of {service} is not.",
+                why="The log is gone with its process, and the database could never be used with another one.",
+                fix="Leave the database out, so that it is in memory too, or keep the log:  --log local:PATH",
+            )
+        if url == MEMORY and self.kafka != MEMORY:
+            raise SettingsError(
+                f"The database of {service} is in memory, and the log is not.",
+                why="When the service starts again, nobody would know what it has handled.",
+                fix="Leave the database out, or say  --log memory:  for a try that leaves nothing behind.",
+            )
+        return url
 
 
 def read_settings(

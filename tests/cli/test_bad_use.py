@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -198,7 +199,40 @@ def test_a_database_of_another_log_is_told(project: Project) -> None:
 
     told = refused(project, "run", "payments.py", "--log", f"local:{project.folder}/other.db", code=3)
 
-    assert "belongs to the log" in told
+    assert told == (
+        "✗ The database .microflow/payments.db belongs to the log .microflow/log.db, and this is other.db.\n"
+        "  Its offsets are those of another log: with this one, events would be skipped or repeated.\n"
+        "  To go on as before:  --log local:.microflow/log.db\n"
+        "  To begin anew, in development (all events are lost):  rm -r .microflow/payments.db* other.db*\n"
+    )
+
+
+def test_a_log_that_is_gone_is_told_with_how_to_begin_anew(project: Project) -> None:
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    service.stop()
+    for file in (project.folder / ".microflow").glob("log.db*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    told = refused(project, "run", "payments.py", code=3)
+
+    assert "belongs to another log, which is not here any more, and this is .microflow/log.db." in told
+    assert "  To begin anew, in development (all events are lost):  rm -r .microflow\n" in told
+
+
+def test_a_service_with_another_database_is_told_which_it_had(project: Project) -> None:
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--app", "payments.py")
+    service.until(service.reports)
+    service.stop()
+
+    told = refused(project, "run", "payments.py", "--database", "sqlite:///wrong.db", code=3)
+
+    assert told.startswith(
+        "✗ The group payments has been served from the database .microflow/payments.db, and this is wrong.db.\n"
+    )
+    assert "  To go on as before:  --database sqlite:///.microflow/payments.db\n" in told
 
 
 def test_who_holds_a_locked_database_is_told_while_it_waits(project: Project) -> None:

@@ -240,11 +240,11 @@ def test_services_that_share_a_process_share_a_log_in_memory(project: Project) -
     project.write(
         "web.py",
         """
-import sqlite3
+import sqlite3, sys
 from microflow import Event, Outbox
 class OrderAccepted(Event, key="order_id"):
     order_id: str
-connection = sqlite3.connect(".microflow/payments.db")
+connection = sqlite3.connect(sys.argv[1])
 Outbox("web").append_sync(connection, OrderAccepted(order_id="o-1"))
 connection.commit()
 """,
@@ -252,11 +252,13 @@ connection.commit()
     services = project.start("run", "payments.py", "shipping.py", "--log", "memory:")
     services.until(lambda: services.stdout.count('"ready"') == 2)
 
-    subprocess.run([COMMAND[0], "web.py"], cwd=project.folder, check=True, timeout=20)
+    [database] = [line["database"] for line in services.lines() if line.get("service") == "payments"]
+    path = database.removeprefix("sqlite:///")
+    subprocess.run([COMMAND[0], "web.py", path], cwd=project.folder, check=True, timeout=20)
     services.until(lambda: len(services.reports()) == 2)
 
     assert [report["handler"] for report in services.reports()] == ["take_payment", "ship"]
-    assert not (project.folder / ".microflow" / "log.db").exists()
+    assert not (project.folder / ".microflow").exists()
 
 
 def test_several_targets_share_a_process_and_each_has_its_database(project: Project) -> None:

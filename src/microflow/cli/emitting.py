@@ -26,11 +26,11 @@ from microflow.cli.stopping import Stopping
 from microflow.clocks import SystemClock
 from microflow.connect import connect_transport
 from microflow.envelopes import headers_of, open_envelope, source_of
-from microflow.errors import ContractError, DecodeError, nearest
+from microflow.errors import ContractError, DecodeError, SettingsError, nearest
 from microflow.log_reader import LogReader
 from microflow.ports import Record, Topic, Transport
 from microflow.service import build
-from microflow.settings import Settings, read_settings
+from microflow.settings import MEMORY, Settings, read_settings
 from microflow.targets import load_target
 
 BATCH = 500
@@ -54,6 +54,11 @@ class Order:
 def emit_events(order: Order, *, kafka: str | None, look: Look) -> int:
     """Publish what was asked for and return the exit code."""
     settings = read_settings({"kafka": kafka})
+    if settings.kafka == MEMORY:
+        raise SettingsError(
+            "Nobody could read an event in a log in memory: it is gone when this command ends.",
+            fix="Leave --log out, or say  --log local:PATH",
+        )
     screen = Screen(look, log_format="console")
     _refuse_bad_bytes(order)
     fields = read_fields(order.fields)

@@ -12,9 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def log_option(function: Command) -> Command:
     """Add `--kafka ADDRESS`, also called `--log`."""
-    return click.option(
-        "--kafka", "--log", "kafka", metavar="ADDRESS", help="The log: host:port, local:PATH or memory:"
-    )(function)
+    return click.option("--kafka", "--log", "kafka", metavar="ADDRESS", help="The log: local:PATH or memory:")(function)
 
 
 def database_option(function: Command) -> Command:

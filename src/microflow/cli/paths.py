@@ -21,6 +21,8 @@ def log_in_words(address: str) -> str:
 
 def database_in_words(url: str) -> str:
     """A database's URL: `SQLite .microflow/payments.db`."""
+    if url == "memory:":
+        return "SQLite in memory"
     if url.startswith("sqlite:///"):
         return f"SQLite {shortened(url.removeprefix('sqlite:///'))}"
     scheme, separator, rest = url.partition("://")

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from microflow.cli.console_lines import clock_time
+from microflow.cli.identities import with_files
 from microflow.cli.look import Look
 from microflow.cli.paths import database_in_words, log_in_words
 from microflow.cli.report_lines import instant_text, json_line
@@ -14,7 +15,7 @@ from microflow.cli.serving import set_up
 from microflow.cli.stopping import Stopping
 from microflow.clocks import SystemClock
 from microflow.connect import connect_store, connect_transport
-from microflow.errors import SettingsError
+from microflow.errors import IdentityError, SettingsError
 from microflow.hosting import process_name
 from microflow.ports import Store
 from microflow.relay import Relay
@@ -58,7 +59,7 @@ class Relaying:
         try:
             store = await connect_store(self._settings, service=self._service, clock=self._clock)
             try:
-                await store.bind(await transport.topics.cluster_id())
+                await self._bind(store, await transport.topics.cluster_id())
                 relay = Relay(store.outbox, transport, clock=self._clock, owner=process_name())
                 try:
                     await self._work(relay, store)
@@ -69,6 +70,12 @@ class Relaying:
         finally:
             await transport.close()
         return 0
+
+    async def _bind(self, store: Store, log: str) -> None:
+        try:
+            await store.bind(log)
+        except IdentityError as error:
+            raise with_files(error, self._settings, self._service) from error
 
     async def _work(self, relay: Relay, store: Store) -> None:
         await self._tell_ready(store)

@@ -12,22 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 from microflow.cli.colours import wants_colour
 from microflow.cli.console_lines import console_line, in_words
 from microflow.cli.garbage import collect_seldom
+from microflow.cli.identities import with_files
 from microflow.cli.look import Look
 from microflow.cli.paths import database_in_words, log_in_words
 from microflow.cli.report_lines import instant_text, json_line, milliseconds, report_fields
 from microflow.cli.screen import Screen
 from microflow.cli.stopping import Stopping, request_at_end_of_input
 from microflow.clocks import SystemClock
-from microflow.errors import TargetError
+from microflow.errors import IdentityError, TargetError
 from microflow.hosting import Running, running
 from microflow.logs import set_up_logging
 from microflow.reports import Report
 from microflow.service import Definition, build
-from microflow.settings import Settings, read_settings
+from microflow.settings import MEMORY, Settings, read_settings
 from microflow.targets import Target, load_target
 from microflow.version import __version__
 
@@ -65,8 +67,8 @@ def serve(
     screen.gone = stopping.request
     if supervised:
         request_at_end_of_input(stopping)
-    with _shared_memory(settings, several=len(served) > 1) as log:
-        inner = replace(settings, kafka=log, drain=settings.drain * FOR_THE_SERVICES)
+    with _in_one_memory(settings, served) as where:
+        inner = replace(where, drain=settings.drain * FOR_THE_SERVICES)
         serving = Serving(served, inner, screen=screen, migrate=migrate)
         return stopping.run(serving.run)
 
@@ -153,6 +155,12 @@ class Serving:
         return 0
 
     async def _run_one(self, served: Served) -> None:
+        try:
+            await self._run_until_ended(served)
+        except IdentityError as error:
+            raise with_files(error, self._settings, served.definition.name) from error
+
+    async def _run_until_ended(self, served: Served) -> None:
         async with running(
             served.target.service,
             settings=self._settings,
@@ -243,10 +251,13 @@ def _write_to_stderr(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _shared_memory(settings: Settings, *, several: bool) -> Iterator[str]:
-    """The address of the log. Services that share a process share one in memory too: a file that is gone with it."""
-    if settings.kafka != "memory:" or not several:
-        yield settings.kafka
+def _in_one_memory(settings: Settings, served: Sequence[Served]) -> Iterator[Settings]:
+    """Where services are that share this process: with a log in memory they share that too, in files that are gone
+    with it."""
+    for each in served:
+        settings.database_of(each.definition.name)  # refuses what cannot be used, before anything is made
+    if settings.kafka != MEMORY or len(served) == 1:
+        yield settings
         return
     with tempfile.TemporaryDirectory(prefix="microflow-") as folder:
-        yield f"local:{folder}/log.db"
+        yield replace(settings, home=Path(folder), kafka=f"local:{folder}/log.db")
