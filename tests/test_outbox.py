@@ -123,7 +123,24 @@ def test_a_root_event_needs_a_key_and_must_fit_into_a_record(tmp_path: Path) -> 
 
 
 def test_a_database_without_an_outbox_is_told_with_what_to_type(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "web.db")) as connection, pytest.raises(StoreError) as refused:
+    path = tmp_path / "web shop.db"
+    with closing(sqlite3.connect(path)) as connection, pytest.raises(StoreError) as refused:
         Outbox("web").append_sync(connection, OrderPlaced(order_id="o-1"))
 
-    assert "microflow relay --database" in str(refused.value)
+    assert refused.value.fix == f"microflow relay --database 'sqlite:///{path}'"
+    assert refused.value.__suppress_context__
+
+
+@asynchronous
+async def test_an_asynchronous_connection_without_an_outbox_is_told_the_same(tmp_path: Path) -> None:
+    async with aiosqlite.connect(tmp_path / "web.db") as connection:
+        with pytest.raises(StoreError) as refused:
+            await Outbox("web").append(connection, OrderPlaced(order_id="o-1"))
+
+    assert refused.value.fix == f"microflow relay --database sqlite:///{tmp_path}/web.db"
+    assert refused.value.__suppress_context__
+
+
+def test_a_database_in_memory_has_no_path_to_type() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection, pytest.raises(StoreError, match="This database has no"):
+        Outbox("web").append_sync(connection, OrderPlaced(order_id="o-1"))

@@ -7,8 +7,9 @@ ones, so it is committed with them or not at all. A relay learns of it by lookin
 from __future__ import annotations
 
 import inspect
+import shlex
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,8 @@ from microflow.errors import MicroflowError, SqlError
 from microflow.ports import OutboxRow
 from microflow.stores.sqlite.connection import SqliteConnection
 from microflow.stores.sqlite.outbox import SQL, values
+
+DATABASES = "pragma database_list"
 
 
 def append_sync(connection: Any, service: str, row: OutboxRow) -> None:
@@ -33,8 +36,13 @@ def append_sync(connection: Any, service: str, row: OutboxRow) -> None:
         isinstance(connection, sqlite3.Connection) or _is_alchemys(execute)
     ):
         raise _unknown(connection)
-    with _explained():
-        execute(SQL["append"], values(service, row))
+    try:
+        with _explained():
+            execute(SQL["append"], values(service, row))
+    except Exception as error:
+        if not _lacks_outbox(error):
+            raise
+        raise _no_outbox(execute(DATABASES).fetchall()) from None
 
 
 async def append_async(connection: Any, service: str, row: OutboxRow) -> None:
@@ -50,8 +58,14 @@ async def append_async(connection: Any, service: str, row: OutboxRow) -> None:
     if _is_session(connection):
         connection = await _awaited(connection.connection())
     execute = _execute_of(connection)
-    with _explained():
-        await _awaited(execute(SQL["append"], values(service, row)))
+    try:
+        with _explained():
+            await _awaited(execute(SQL["append"], values(service, row)))
+    except Exception as error:
+        if not _lacks_outbox(error):
+            raise
+        found = await _awaited(execute(DATABASES))
+        raise _no_outbox(await _awaited(found.fetchall())) from None
 
 
 def _is_session(connection: Any) -> bool:
@@ -86,18 +100,26 @@ def _unknown(connection: Any) -> MicroflowError:
     )
 
 
+def _lacks_outbox(error: Exception) -> bool:
+    return "no such table: microflow_outbox" in str(error)
+
+
+def _no_outbox(databases: Iterable[Sequence[Any]]) -> SqlError:
+    """`databases` are the rows of `pragma database_list`: number, name, file."""
+    path = next((file for _, name, file in databases if name == "main" and file), None)
+    return SqlError(
+        f"{path or 'This database'} has no outbox yet.",
+        why="microflow makes its tables when a service or a relay first opens the file.",
+        fix=f"microflow relay --database {shlex.quote(f'sqlite:///{path}') if path else 'sqlite:///PATH'}",
+    )
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
         cause = getattr(error, "orig", error)  # SQLAlchemy's errors hold the driver's
-        if not isinstance(cause, sqlite3.Error):
+        if not isinstance(cause, sqlite3.Error) or _lacks_outbox(error):
             raise
-        if "no such table: microflow_outbox" in str(cause):
-            raise SqlError(
-                "This database has no outbox.",
-                why="microflow makes its tables when a service or a relay first opens the file.",
-                fix="microflow relay --database sqlite:///PATH",
-            ) from cause
         raise translate(cause) from cause
