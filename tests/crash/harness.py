@@ -274,9 +274,12 @@ class Chain:
         """Keep a service from publishing, by a lease that nobody holds."""
         with contextlib.closing(sqlite3.connect(self.folder / f"{service}.db", timeout=10)) as connection, connection:
             connection.execute("insert or replace into microflow_lease values (1, 'nobody', ?)", (2**62,))
+            # A lease that ends in a later age does not count, so it may not be taken over either.
+            connection.execute("create trigger held before update on microflow_lease begin select raise(ignore); end")
 
     def let_relay_go(self, service: str) -> None:
         with contextlib.closing(sqlite3.connect(self.folder / f"{service}.db", timeout=10)) as connection, connection:
+            connection.execute("drop trigger held")
             connection.execute("delete from microflow_lease")
 
     def executions(self) -> list[str]:
