@@ -124,10 +124,16 @@ def seal_root(
     now: datetime,
     random_bits: RandomBits,
     correlation_id: str | None = None,
+    key: str | None = None,
+    identifier: str | None = None,
 ) -> Sealed:
-    """Put an event that nothing caused into its envelope. Raises ContractError if its class names no key."""
+    """Put an event that nothing caused into its envelope.
+
+    `key` is for an event whose class names none; `identifier` for one that was sent before. Raises ContractError if
+    there is no key.
+    """
     options = options_of(type(event))
-    key = key_of(event)
+    key = key_of(event) if key is None else key
     if key is None:
         raise ContractError(
             f"{type(event).__name__} has no key, and a root event needs one: nothing caused it, so it inherits none.",
@@ -136,7 +142,7 @@ def seal_root(
         )
     if correlation_id is not None:
         _check_correlation(correlation_id)
-    identifier = root_id(now, random_bits)
+    identifier = identifier or root_id(now, random_bits)
     return _seal(
         event,
         identifier=identifier,

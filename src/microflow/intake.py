@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -161,7 +162,9 @@ class Intake:
 
     def lane_of(self, record: Record) -> Lane:
         """The lane that a record's key belongs to, whatever its topic."""
-        return self._lanes[hash(record.key if record.key is not None else record.offset) % len(self._lanes)]
+        # Python's own hash differs from process to process, and with it the order in which keys meet.
+        spread = record.offset if record.key is None else zlib.crc32(record.key)
+        return self._lanes[spread % len(self._lanes)]
 
     def open(self, record: Record) -> list[Execution]:
         """The executions of a record: one for each handler of its type, none if the service does not handle it."""

@@ -26,7 +26,7 @@ class Clock(Protocol):
     """Time, handed in: the runtime never takes it from elsewhere, so it can be driven in virtual time."""
 
     def now(self) -> datetime:
-        """The instant, in UTC and aware. The database's time: all processes of a service agree on it."""
+        """The instant, in UTC and aware, as all processes of a service have it."""
         ...
 
     def monotonic(self) -> timedelta:

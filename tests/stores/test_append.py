@@ -255,3 +255,18 @@ async def test_a_waiting_relay_notices_a_row_of_another_program(tmp_path: Path) 
 
             await asyncio.wait_for(waiting, 5)
         assert await emitted(store) == [b"7"]
+
+
+@asynchronous
+async def test_a_callers_connection_makes_no_checkpoints_beside_ours(tmp_path: Path) -> None:
+    async with shop(tmp_path / "shop.db") as store:
+        caller = sqlite3.connect(store.path)
+        append_sync(caller, "web", an_outbox_row(0))
+        caller.commit()
+
+        caller.executemany("insert into orders values (?)", [("x" * 4000,)] * 4000)  # far beyond SQLite's 1000 pages
+        caller.commit()
+
+        written = (tmp_path / "shop.db").stat().st_size
+        assert written < 1_000_000, "what the caller wrote is in the write-ahead log, and nowhere else"
+        caller.close()

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from microflow.envelopes import headers_of, source_of
+from microflow.envelopes import seal_root
 from microflow.errors import ContractError, DefinitionError, MicroflowError
-from microflow.events import Message, check_event_class, key_of, options_of
-from microflow.ids import root_id
+from microflow.events import Message, check_event_class, options_of
 from microflow.limits import Limits
 from microflow.partitioner import Partitioner
 from microflow.ports import DeadLetter, Record
@@ -115,31 +114,22 @@ class World:
         if not isinstance(event, Message):
             raise ContractError(f"{event!r} is no event.", fix='await world.emit(OrderPlaced(order_id="o-1"))')
         check_event_class(type(event))
-        key = key if key is not None else key_of(event)
-        identifier = id or root_id(self.clock.now(), self._random.getrandbits)
-        if key is None:
-            name = type(event).__name__
-            raise ContractError(
-                f"{name} names no key, and a root event needs one.",
-                where=options_of(type(event)).where,
-                fix=f'await world.emit({name}(…), key="o-1")',
-            )
-        headers = headers_of(
-            identifier=identifier,
-            event_type=options_of(type(event)).type,
-            source=source_of("world"),
+        sealed = seal_root(
+            event,
+            service="world",
+            topic=topic or self._topic_of(type(event)),
             now=self.clock.now(),
-            correlation_id=correlation_id or identifier,
-            causation_id=None,
-            key=key.encode(),
+            random_bits=self._random.getrandbits,
+            correlation_id=correlation_id,
+            key=key,
+            identifier=id,
         )
-        topic = topic or self._topic_of(type(event))
-        await self._log.topics.ensure([topic])
-        partitions = (await self._log.topics.describe([topic]))[topic].partitions
-        partition = self._partitioner.partition(key.encode(), partitions=partitions)
-        value = event.__pydantic_serializer__.to_json(event, by_alias=True)
-        await self.publish(Record(topic, partition, key.encode(), value, headers))
-        return identifier
+        await self._log.topics.ensure([sealed.topic])
+        partitions = (await self._log.topics.describe([sealed.topic]))[sealed.topic].partitions
+        assert sealed.key is not None
+        partition = self._partitioner.partition(sealed.key, partitions=partitions)
+        await self.publish(Record(sealed.topic, partition, sealed.key, sealed.value, sealed.headers))
+        return sealed.id
 
     async def publish(self, *records: Record) -> None:
         """Put raw records into the log, whatever they hold. Raises TransportError if it does not take one."""

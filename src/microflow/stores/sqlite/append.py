@@ -22,6 +22,10 @@ from microflow.stores.sqlite.outbox import SQL, values
 DATABASES = "pragma database_list"
 
 
+NO_CHECKPOINTS = "pragma wal_autocheckpoint = 0"
+"""The caller's connection makes no checkpoints beside ours: before SQLite 3.51.3 two at once could corrupt the file."""
+
+
 def append_sync(connection: Any, service: str, row: OutboxRow) -> None:
     """Write an event to the outbox on the caller's connection, as one more statement of its transaction.
 
@@ -38,6 +42,7 @@ def append_sync(connection: Any, service: str, row: OutboxRow) -> None:
         raise _unknown(connection)
     try:
         with _explained():
+            execute(NO_CHECKPOINTS)
             execute(SQL["append"], values(service, row))
     except Exception as error:
         if not _lacks_outbox(error):
@@ -60,6 +65,7 @@ async def append_async(connection: Any, service: str, row: OutboxRow) -> None:
     execute = _execute_of(connection)
     try:
         with _explained():
+            await _awaited(execute(NO_CHECKPOINTS))
             await _awaited(execute(SQL["append"], values(service, row)))
     except Exception as error:
         if not _lacks_outbox(error):
