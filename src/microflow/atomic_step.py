@@ -144,16 +144,16 @@ class AtomicStep:
         try:
             outcome = await _result(task)
         except BaseException as error:
-            if runtime.deadlines.forget(task):
+            if runtime.deadlines.forget(task, handler):
                 raise _HandlerFailed(execution, too_late) from error
             if is_cancelled():
                 raise
             raise _HandlerFailed(execution, error, origin=transaction.failure) from error
         else:
-            if runtime.deadlines.forget(task):  # it has caught its cancellation, and returned what it had
+            if runtime.deadlines.forget(task, handler):  # it has caught its cancellation, and returned what it had
                 raise _HandlerFailed(execution, too_late)
         finally:
-            runtime.deadlines.forget(task)
+            runtime.deadlines.forget(task, handler)
             watcher.cancel()
             execution.took = runtime.clock.monotonic() - started
         runtime.reach("after handler")

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import timedelta
 from typing import Any
 
+from microflow.handlers import Handler
 from microflow.ports import Clock
 from microflow.signals import Signal
+
+logger = logging.getLogger("microflow.deadlines")
+
+UNNOTICED = timedelta(milliseconds=100)
+"""Who ends so long after the deadline without having been cancelled, ends on a loop that stood still."""
 
 
 class Deadlines:
@@ -17,6 +24,7 @@ class Deadlines:
         self._clock = clock
         self._signal = Signal(clock)
         self._running: dict[asyncio.Task[Any], timedelta] = {}
+        self._told: set[str] = set()
         self._expired: set[asyncio.Task[Any]] = set()
         self._next: timedelta | None = None
 
@@ -26,12 +34,26 @@ class Deadlines:
         if self._next is None or end < self._next:
             self._signal.set()
 
-    def forget(self, task: asyncio.Task[Any]) -> bool:
-        """Stop watching; True if the task was cancelled because its time was over."""
-        self._running.pop(task, None)
+    def forget(self, task: asyncio.Task[Any], handler: Handler) -> bool:
+        """Stop watching the task of a handler; True if it was cancelled because its time was over."""
+        end = self._running.pop(task, None)
+        if end is not None and handler.is_async and (over := self._clock.monotonic() - end) > UNNOTICED:
+            self._tell_blocked(handler, over)
         was_expired = task in self._expired
         self._expired.discard(task)
         return was_expired
+
+    def _tell_blocked(self, handler: Handler, over: timedelta) -> None:
+        if handler.name in self._told:
+            return
+        self._told.add(handler.name)
+        logger.warning(
+            "%s  %s ended %.1f s after its deadline and could not be cancelled: the event loop stood still. Whatever "
+            "blocks (time.sleep, requests) belongs into a plain `def` handler, which runs in a thread",
+            handler.where,
+            handler.name,
+            over.total_seconds(),
+        )
 
     async def run(self) -> None:
         while True:

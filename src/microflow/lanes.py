@@ -270,20 +270,20 @@ class Lane:
         try:
             runtime.reach("before handler")
             outcome = await runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt)
-            if runtime.deadlines.forget(task):  # it has caught its cancellation, and returned what it had
+            if runtime.deadlines.forget(task, handler):  # it has caught its cancellation, and returned what it had
                 outcome = self._judge(execution, self._too_late(handler))
             runtime.reach("after handler")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of a library in Rust is no Exception; here it is an attempt
-            if runtime.deadlines.forget(task):
+            if runtime.deadlines.forget(task, handler):
                 outcome = self._judge(execution, self._too_late(handler))
             elif isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             else:
                 outcome = self._judge(execution, error)
         finally:
-            runtime.deadlines.forget(task)
+            runtime.deadlines.forget(task, handler)
             del self._tasks[execution]
         execution.took = runtime.clock.monotonic() - started
         self._take_outcome(execution, outcome)

@@ -18,7 +18,7 @@ from microflow.limits import Limits
 from microflow.retries import Retry
 from tests.runtime.bench import WRITE, bench
 from tests.runtime.events import Accepted, Placed
-from tests.runtime.virtual_loop import jump_over_threads, virtual
+from tests.runtime.virtual_loop import VirtualLoop, jump_over_threads, virtual
 
 ONCE_MORE = Retry(attempts=2, first_delay=timedelta(seconds=1), jitter=0)
 
@@ -198,3 +198,28 @@ async def test_a_deadline_counts_from_the_beginning_of_the_execution_and_not_fro
         await it.pass_time(20)
 
         assert sorted(await it.effects()) == ["0", "1", "2", "3"]
+
+
+@virtual
+async def test_a_handler_that_blocks_the_loop_past_its_deadline_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody can cancel it, and everybody else waits."""
+
+    @on("Placed", deadline=timedelta(seconds=1))
+    async def accept(order: Placed) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.elapsed += 3
+
+    async with bench() as it:
+        logging.getLogger("microflow").setLevel(logging.WARNING)
+        with caplog.at_level(logging.WARNING):
+            process = await it.start(accept)
+            for count in (1, 2):
+                await it.emit(Placed(order="a"))
+                await it.until(lambda: len(process.reports) == count)  # noqa: B023 - called before the next turn
+
+        assert process.outcomes() == {"done": 2}
+        (told,) = [each.getMessage() for each in caplog.records if "stood still" in each.getMessage()]
+        assert told.startswith(f"{__file__}:{accept.__code__.co_firstlineno}  accept ended 2.0 s after its deadline")
