@@ -6,6 +6,7 @@ This is the only file of the package that looks at the environment.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import tomllib
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from microflow.errors import SettingsError
+
+logger = logging.getLogger("microflow.settings")
 
 MEMORY = "memory:"
 """The address of a log, and of a database, that is gone with its process."""
@@ -93,15 +96,11 @@ def read_settings(
     folder = Path.cwd() if folder is None else folder
     home, where, table = _file_settings(folder)
     _check_names(table, where)
+    _warn_of_unknown(environment)
     values = {key: (str(table[key]), f"{key} in {where}") for key in KEYS if key in table}
     values |= {key: (environment[name], name) for key, name in KEYS.items() if environment.get(name)}
     values |= {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None}
-    services = _table(table, "services", where)
-    databases = {
-        name: str(each["database"])
-        for name, each in services.items()
-        if isinstance(each, Mapping) and "database" in each
-    } | _service_databases(environment)
+    databases = _file_databases(_table(table, "services", where), where) | _service_databases(environment)
     if (flags or {}).get("database") is not None:
         databases = {}  # what was typed goes before what is set for one service
     return Settings(
@@ -109,7 +108,7 @@ def read_settings(
         kafka=values.get("kafka", (f"local:{home / '.microflow' / 'log.db'}", ""))[0],
         database=values["database"][0] if "database" in values else None,
         databases=databases,
-        topics={name: str(topic) for name, topic in _table(table, "topics", where).items()},
+        topics=_topics(_table(table, "topics", where), where),
         log_level=_one_of(values, "log_level", LOG_LEVELS, "info"),
         log_format=_one_of(values, "log_format", LOG_FORMATS, "auto"),
         drain=_duration(values, "drain", timedelta(seconds=25)),
@@ -151,9 +150,57 @@ def _positive(values: Values, key: str, default: int) -> int:
     return int(value)
 
 
+def _topics(table: Mapping[str, Any], where: str) -> dict[str, str]:
+    for event_type, topic in table.items():
+        if not isinstance(topic, str):
+            raise SettingsError(
+                f"topics.{event_type} in {where} is {topic!r}, and a topic's name is text.",
+                fix=f'{event_type} = "{event_type.lower()}s"',
+            )
+    return dict(table)
+
+
+def _file_databases(services: Mapping[str, Any], where: str) -> dict[str, str]:
+    databases = {}
+    for service, table in services.items():
+        if not isinstance(table, Mapping):
+            raise SettingsError(
+                f"services.{service} in {where} is no table.", fix=f'[services.{service}]\ndatabase = "sqlite:///PATH"'
+            )
+        for name in table:
+            if name != "database":
+                raise SettingsError(
+                    f"services.{service} in {where} has an unknown setting: {name}.",
+                    fix="Did you mean database?"
+                    if difflib.get_close_matches(name, ["database"])
+                    else "It takes database.",
+                )
+        if not isinstance(table.get("database", ""), str):
+            raise SettingsError(
+                f"services.{service}.database in {where} is {table['database']!r}, and a URL is text.",
+                fix='database = "sqlite:///PATH"',
+            )
+        if "database" in table:
+            databases[service] = table["database"]
+    return databases
+
+
+def _warn_of_unknown(environment: Mapping[str, str]) -> None:
+    known = list(KEYS.values())
+    for name in environment:
+        if name.startswith("MICROFLOW_") and name not in known and not _OF_A_SERVICE.fullmatch(name):
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            logger.warning("the environment variable %s is not read: %s", name, meant)
+
+
+_OF_A_SERVICE = re.compile(r"MICROFLOW_(.+)_DATABASE")
+
+
 def _service_databases(environment: Mapping[str, str]) -> dict[str, str]:
-    pattern = re.compile(r"MICROFLOW_(.+)_DATABASE")
-    named = {match[1].lower(): url for name, url in environment.items() if (match := pattern.fullmatch(name)) and url}
+    named = {
+        match[1].lower(): url for name, url in environment.items() if (match := _OF_A_SERVICE.fullmatch(name)) and url
+    }
     # A service called card-company is MICROFLOW_CARD_COMPANY_DATABASE: a shell's names have no hyphens.
     return named | {name.replace("_", "-"): url for name, url in named.items()}
 
