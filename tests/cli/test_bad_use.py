@@ -277,6 +277,45 @@ def test_a_full_disk_is_told(project: Project) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("arguments", [["run", "payments.py"], ["--help"]])
+def test_output_that_cannot_be_written_is_told_and_ends_the_command(project: Project, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "microflow", *arguments],
+            cwd=project.folder, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False,
+        )  # fmt: skip
+
+    assert ended.returncode == 1
+    assert "No space left on device" in ended.stderr
+    assert "uvloop" not in ended.stderr
+    assert "bug in microflow" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        (
+            "[services.payments]\ndatabas = 'sqlite:///a.db'",
+            "services.payments in microflow.toml has an unknown setting",
+        ),
+        ("[services]\npayments = 'sqlite:///a.db'", "services.payments in microflow.toml is no table."),
+        ("[services.payments]\ndatabase = 5", "services.payments.database in microflow.toml is 5"),
+        ("[topics]\nOrderAccepted = 5", "topics.OrderAccepted in microflow.toml is 5, and a topic's name is text."),
+    ],
+)
+def test_a_setting_in_a_table_is_checked_too(project: Project, toml: str, said: str) -> None:
+    project.write("microflow.toml", toml)
+
+    assert said in refused(project, "run", "payments.py")
+
+
+def test_a_variable_that_nothing_reads_is_told_with_the_one_that_was_meant(project: Project) -> None:
+    ended = project.run("run", "nothing.py", environment={"MICROFLOW_DATABSE": "x", "MICROFLOW_SHOP_DATABASE": "y"})
+
+    assert "MICROFLOW_DATABSE is not read: did you mean MICROFLOW_DATABASE?" in ended.stderr
+    assert "SHOP" not in ended.stderr
+
+
 # ── the user's code when it starts ────────────────────────────────────────────────────────────────────────────────
 
 

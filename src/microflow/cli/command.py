@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from microflow.cli.look import Look
-from microflow.errors import nearest
+from microflow.errors import MicroflowError, nearest
 from microflow.version import __version__
 
 EXAMPLES = """\b
@@ -97,6 +97,8 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 def _execute(arguments: Sequence[str] | None, look: Look) -> int:
     try:
         code: Any = command.main(arguments, prog_name="microflow", standalone_mode=False, obj=look)
+        if look.lost is not None:
+            raise MicroflowError(f"stdout cannot be written: {look.lost.strerror}.")
     except BrokenPipeError:
         raise
     except (Exception, SystemExit) as error:

@@ -83,4 +83,6 @@ def _in_four_parts(error: BaseException) -> MicroflowError:
     if is_users_fault(error):
         frames = "".join(traceback.format_list(user_frames(error))).rstrip()
         return MicroflowError(said, where=place_raised(error), why=frames)
+    if isinstance(error, OSError):  # a disk that is full, a file that may not be read: the machine's
+        return MicroflowError(said)
     return MicroflowError(f"{said} (this is a bug in microflow: -v shows where)")

@@ -18,6 +18,8 @@ class Look:
     quiet: bool = False
     verbose: bool = False
     json: bool = False
+    lost: OSError | None = None
+    """Why stdout could not be written, if that is so: the command then stops and fails."""
 
     @property
     def log_level(self) -> str | None:

@@ -18,6 +18,7 @@ class Screen:
 
     def __init__(self, look: Look, *, log_format: str = "auto", stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stdout
+        self._look = look
         self.quiet = look.quiet
         self.verbose = look.verbose
         self.json = look.json or log_format == "json" or (log_format == "auto" and not self._stream.isatty())
@@ -35,8 +36,10 @@ class Screen:
         try:
             self._stream.write(f"{text}\n")
             self._stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self._is_gone = True
+            if not isinstance(error, BrokenPipeError):
+                self._look.lost = error
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             self.gone()
 
