@@ -110,6 +110,8 @@ def test_more_than_twenty_are_grouped_by_what_went_wrong(project: Project) -> No
         (["redrive", "7"], "payments has no dead letter 7."),
         (["redrive"], "Say which"),
         (["redrive", "1", "--all"], "Say which"),
+        (["list", "--handler", "take_paymnet"], "Did you mean --handler take_payment?"),
+        (["redrive", "--all", "--handler", "nope"], "There is no handler nope with dead letters here."),
         (["list", "nothing.py"], "There is no nothing.py."),
         (["list", "--database", "sqlite:///x.db"], "Add --service NAME"),
     ],

@@ -103,6 +103,26 @@ def test_without_a_key_it_says_how_to_give_one(project: Project) -> None:
     assert "--key order_id" in told
 
 
+def test_a_target_whose_class_names_no_key_is_told_what_to_add(project: Project) -> None:
+    project.write(
+        "shop.py",
+        """
+        from microflow import Event, on
+        class OrderAccepted(Event):
+            order_id: str
+        @on("OrderAccepted")
+        async def take_payment(order: OrderAccepted) -> None: ...
+        """,
+    )
+
+    told = refused(project, "OrderAccepted", "order_id=o-1", "--app", "shop.py")
+
+    assert told == (
+        "✗ OrderAccepted needs a key, and its class in shop.py names none: only who emits a type has to.\n"
+        "  Add  --key order_id\n"
+    )
+
+
 def test_a_key_that_is_no_field_is_told_with_the_one_that_was_meant(project: Project) -> None:
     told = refused(project, "OrderAccepted", "order_id=o-1", "--key", "orderid")
 

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.projects import Project, clean_environment
 
 
-@pytest.mark.parametrize("name", ["shop", "card-company"])
+@pytest.mark.parametrize("name", ["shop", "card-company", "class", "email"])
 def test_a_new_project_passes_its_own_test(project: Project, name: str) -> None:
     told = project.json_lines("new", name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from microflow.cli.dead_letter_views import letter_fields, read_letters, rows
+from microflow.cli.dead_letter_views import check_handler, letter_fields, read_letters, rows
 from microflow.cli.failures import FAILED
 from microflow.cli.look import Look
 from microflow.cli.report_lines import json_line
@@ -40,7 +40,10 @@ def redrive_letters(
             "Of which service?", why=f"Several have a database here: {', '.join(names)}.", fix="Add --service NAME"
         )
     [name] = names
-    letters = asyncio.run(read_letters(name, settings, handler=handler))
+    letters = asyncio.run(read_letters(name, settings))
+    if handler is not None:
+        check_handler(handler, letters, target, settings)
+        letters = [letter for letter in letters if letter.claim.handler == handler]
     chosen = [letter for letter in letters if letter.state == "dead" and (all_letters or letter.id in identifiers)]
     if not all_letters:
         _check_known(identifiers, letters, name)

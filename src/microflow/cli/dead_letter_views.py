@@ -14,9 +14,11 @@ from microflow.cli.paths import shortened
 from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
 from microflow.cli.service_databases import opened, services_meant
-from microflow.errors import TargetError
+from microflow.errors import TargetError, nearest
 from microflow.ports import DeadLetter
+from microflow.service import build
 from microflow.settings import Settings, read_settings
+from microflow.targets import load_target
 
 PAGE = 500
 MOST_LINES = 20
@@ -37,7 +39,10 @@ def list_all(
     settings = read_settings({"database": database})
     screen = Screen(look, log_format="console")
     names = services_meant(target, service, database=database, settings=settings)
-    found = {name: asyncio.run(read_letters(name, settings, handler=handler)) for name in names}
+    found = {name: asyncio.run(read_letters(name, settings)) for name in names}
+    if handler is not None:
+        check_handler(handler, [letter for letters in found.values() for letter in letters], target, settings)
+        found = {name: [each for each in letters if each.claim.handler == handler] for name, letters in found.items()}
     for name, letters in found.items():
         shown = [letter for letter in letters if done or letter.state != "done"]
         if screen.json:
@@ -50,13 +55,26 @@ def list_all(
     return 0
 
 
-async def read_letters(service: str, settings: Settings, *, handler: str | None = None) -> list[DeadLetter]:
-    """All dead letters of a service, or of one of its handlers."""
+def check_handler(handler: str, letters: Sequence[DeadLetter], target: str | None, settings: Settings) -> None:
+    """Raise TargetError if nothing is known of a handler: no dead letter has its name, nor has the target."""
+    known = {letter.claim.handler for letter in letters if letter.claim.handler}
+    if target is not None:
+        known |= {each.name for each in build(load_target(target).service, topics=settings.topics).handlers}
+    if handler in known:
+        return
+    near = nearest(handler, known)
+    raise TargetError(
+        f"There is no handler {handler} with dead letters here.",
+        why=f"Those with dead letters: {', '.join(sorted(known))}." if known else "There are no dead letters at all.",
+        fix=f"Did you mean --handler {near}?" if near else "microflow dead-letters list",
+    )
+
+
+async def read_letters(service: str, settings: Settings) -> list[DeadLetter]:
+    """All dead letters of a service."""
     letters: list[DeadLetter] = []
     async with opened(service, settings) as store:
-        while page := await store.dead_letters.list(
-            handler=handler, limit=PAGE, after=letters[-1].id if letters else 0
-        ):
+        while page := await store.dead_letters.list(limit=PAGE, after=letters[-1].id if letters else 0):
             letters += page
             if len(page) < PAGE:
                 break

@@ -28,6 +28,7 @@ class Form:
     classes: tuple[type[Message], ...] = ()
     key: tuple[str, ...] | None = None
     key_is_tuple: bool = False
+    target: str | None = None
 
     def typed(self, fields: Fields) -> dict[str, Any]:
         """The fields as their classes type them; those that no class knows as they are. Raises DecodeError."""
@@ -41,7 +42,7 @@ class Form:
     def key_of(self, fields: Fields) -> str:
         """The key of an event with these fields. Raises ContractError if there is none."""
         if self.key is None:
-            raise _no_key(self.event_type, fields)
+            raise _no_key(self.event_type, fields, self.target)
         texts = [_key_text(self.event_type, name, fields) for name in self.key]
         return json.dumps(texts, separators=(",", ":"), ensure_ascii=False) if self.key_is_tuple else texts[0]
 
@@ -118,7 +119,7 @@ def form_of_target(
     classes = tuple(dict.fromkeys(each for each, _ in read or known[:1]))
     keyed = next((each for each, _ in known if options_of(each).key), None)
     if key is not None or keyed is None:
-        return Form(event_type, known[0][1], classes, None if key is None else (key,))
+        return Form(event_type, known[0][1], classes, None if key is None else (key,), target=target.text)
     options = options_of(keyed)
     names = tuple(_name_on_the_wire(keyed, name) for name in options.key or ())
     return Form(event_type, known[0][1], classes, names, options.key_is_tuple)
@@ -144,11 +145,16 @@ def _unknown(event_type: str, target: Target, definition: Definition) -> TargetE
     )
 
 
-def _no_key(event_type: str, fields: Fields) -> ContractError:
+def _no_key(event_type: str, fields: Fields, target: str | None) -> ContractError:
     likely = next((name for name in fields if name == "id" or name.endswith("_id")), next(iter(fields), None))
+    if target is not None:
+        return ContractError(
+            f"{event_type} needs a key, and its class in {target} names none: only who emits a type has to.",
+            fix=f"Add  --key {likely or 'FIELD'}",
+        )
     return ContractError(
         f"{event_type} needs a key: the field whose value keeps its events in order.",
-        fix=f"microflow emit {event_type} … --key {likely or 'FIELD'}     or --app TARGET, whose classes say it",
+        fix=f"microflow emit {event_type} … --key {likely or 'FIELD'}     or --app TARGET, if its class says it",
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
 from pathlib import Path
 
 from microflow.errors import TargetError
@@ -128,6 +130,7 @@ def create_project(name: str, parent: Path) -> tuple[list[Path], list[str]]:
 
 
 def _module_name(name: str) -> str:
-    # A module called test or json would hide Python's own.
+    # A module called json would hide Python's own, and one called class cannot be imported.
     module = name.replace("-", "_")
-    return f"{module}_service" if module in {"test", "json", "microflow", "asyncio", "typing", "logging"} else module
+    taken = sys.stdlib_module_names | {"test", "microflow", "pytest", "pydantic", "click", "conftest"}
+    return f"{module}_service" if module in taken or keyword.iskeyword(module) else module
