@@ -397,3 +397,9 @@ def test_an_error_has_four_parts_and_short_paths(tmp_path: Path, monkeypatch: py
     error = MicroflowError("It broke.", where=f"{tmp_path}/shop.py:7", why="It was old.\nVery old.", fix="buy one")
 
     assert as_text(error) == "✗ shop.py:7  It broke.\n  It was old.\n  Very old.\n  buy one"
+
+
+def test_a_fix_of_two_lines_can_be_pasted() -> None:
+    error = DefinitionError("No handlers.", fix='@on("A")\n  async def handle(a: A): …')
+
+    assert as_text(error) == '✗ No handlers.\n  @on("A")\n  async def handle(a: A): …'

@@ -123,6 +123,13 @@ def test_a_target_whose_class_names_no_key_is_told_what_to_add(project: Project)
     )
 
 
+def test_a_target_that_does_not_exist_is_told_in_the_words_of_emit(project: Project) -> None:
+    told = refused(project, "OrderAccepted", "order_id=o-1", "--app", "paymnets.py")
+
+    assert "Did you mean --app payments.py" in told
+    assert "microflow run" not in told
+
+
 def test_a_key_that_is_no_field_is_told_with_the_one_that_was_meant(project: Project) -> None:
     told = refused(project, "OrderAccepted", "order_id=o-1", "--key", "orderid")
 

@@ -26,7 +26,7 @@ from microflow.cli.stopping import Stopping
 from microflow.clocks import SystemClock
 from microflow.connect import connect_transport
 from microflow.envelopes import headers_of, open_envelope, source_of
-from microflow.errors import ContractError, DecodeError, SettingsError, nearest
+from microflow.errors import ContractError, DecodeError, SettingsError, TargetError, nearest
 from microflow.log_reader import LogReader
 from microflow.ports import Record, Topic, Transport
 from microflow.service import build
@@ -92,7 +92,13 @@ def _refuse_bad_bytes(order: Order) -> None:
 def _form(order: Order, settings: Settings) -> Form:
     if order.app is None:
         return form_without_target(order.event_type, key=order.key, topics=settings.topics)
-    target = load_target(order.app)
+    try:
+        target = load_target(order.app)
+    except TargetError as error:
+        error.fix = error.fix and error.fix.replace("microflow run ", "--app ").replace(
+            "microflow new NAME", "--app FILE"
+        )
+        raise
     definition = build(target.service, topics=settings.topics)
     return form_of_target(order.event_type, target, definition, key=order.key, topics=settings.topics)
 

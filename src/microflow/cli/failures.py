@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from textwrap import dedent
 
 import click
 
@@ -66,10 +67,16 @@ def as_text(error: MicroflowError, *, colour: bool = False) -> str:
     """An error in its four parts, with paths as they are seen from here."""
     first = f"{error.where}  {error.what}" if error.where else error.what
     lines = first.splitlines()
-    for part in (error.why, error.fix):
-        lines += (part or "").splitlines()
+    lines += (error.why or "").splitlines()
+    lines += _pasteable(error.fix or "")
     text = shortened("\n  ".join(lines))
     return f"{click.style('✗', fg='red') if colour else '✗'} {text}"
+
+
+def _pasteable(fix: str) -> list[str]:
+    """The lines of a fix; what a decorator stands above begins below it, so that both can be pasted."""
+    first, newline, rest = fix.partition("\n")
+    return [first, *dedent(rest).splitlines()] if newline and first.startswith("@") else fix.splitlines()
 
 
 def _in_four_parts(error: BaseException) -> MicroflowError:
