@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc
+import itertools
 import sys
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
@@ -346,3 +348,10 @@ def test_type_statements_are_read(tmp_path: Path) -> None:
     assert written(grammar) == "list[PaymentReceived | Late | None]"
     with pytest.raises(DefinitionError, match="contains itself"):
         handler_of(module.endless, {})
+
+
+def test_an_endless_iterator_over_no_events_is_stopped_as_well() -> None:
+    with pytest.raises(ContractError, match="more than 10"):
+        drain(itertools.repeat("no event"), limit=10)
+    with pytest.raises(ContractError, match="more than 10"):
+        asyncio.run(drain_async(itertools.repeat(None), limit=10))

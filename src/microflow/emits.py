@@ -235,6 +235,7 @@ def _drain(value: Any, counter: _Counter) -> Any:
         return Drained(_drain_iterator(value, counter))
     if _is_sequence(value):
         return _like(value, [_drain(each, counter) for each in value])
+    counter.add()  # whatever it is: an iterator that never ends need not be one of events
     return value
 
 
