@@ -94,7 +94,7 @@ class Worker:
         cluster_id = await transport.topics.cluster_id()
         database_id = await store.bind(cluster_id)
         for gone in sorted(await store.handlers.register([handler.name for handler in definition.handlers])):
-            logger.info("%s: the handler %s is gone", definition.name, gone)
+            logger.info("%s: the handler %s is gone; what is parked for it waits", definition.name, gone)
         await self._ensure_topics()
         runtime = self._assemble(await self._provide())
         self._begin(runtime.deadlines.run(), "deadlines")
@@ -138,11 +138,11 @@ class Worker:
         await self._ended_within([last_words], end - clock.monotonic())
         if not last_words.done():
             logger.warning("%s stops without its last words: no time is left", self.definition.name)
-        await self.kill()
+        await self.kill(leave_within=max(end - clock.monotonic(), PATIENCE_TO_CANCEL))
         return finished and self._said_everything
 
-    async def kill(self) -> None:
-        """End at once, as a crash would, but for the lifespan, which is left properly."""
+    async def kill(self, *, leave_within: timedelta | None = None) -> None:
+        """End at once, as a crash would, but for the lifespan: it is left properly, within a time if one is given."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -152,7 +152,7 @@ class Worker:
         for task in tasks:
             if not task.done():
                 logger.warning("%s does not end although it was cancelled, and is left behind", task.get_name())
-        await self._entered.aclose()
+        await self._leave_lifespan(leave_within)
 
     @property
     def failure(self) -> BaseException | None:
@@ -262,6 +262,32 @@ class Worker:
                 fix="yield {Cards: cards}",
             )
         return {**provided, **given}
+
+    async def _leave_lifespan(self, at_most: timedelta | None) -> None:
+        # In the task that has entered it: a task group, or another cancel scope, can only be left where it was entered.
+        here = asyncio.current_task()
+        if at_most is None or here is None:
+            await self._entered.aclose()
+            return
+        cut_short = False
+
+        async def cut() -> None:
+            nonlocal cut_short
+            await self._surroundings.clock.sleep(at_most)
+            cut_short = True
+            here.cancel()
+
+        alarm = asyncio.get_running_loop().create_task(cut())
+        try:
+            await self._entered.aclose()
+        except asyncio.CancelledError:
+            if not cut_short or here.cancelling() > 1:  # somebody else wants us to end
+                raise
+        finally:
+            alarm.cancel()
+            if cut_short:
+                here.uncancel()
+                logger.warning("the lifespan of %s was not left in time, and is cut short", self.definition.name)
 
     async def _ensure_topics(self) -> None:
         topics = self._surroundings.transport.topics

@@ -299,6 +299,29 @@ async def test_a_lifespan_is_entered_before_the_first_event_and_left_when_the_se
 
 
 @virtual
+async def test_a_lifespan_that_is_never_left_does_not_outlive_the_stop() -> None:
+    """Rule 24: "all phases of a stop fit into `--drain`"."""
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[Mapping[Any, Any]]:
+        async with asyncio.TaskGroup():  # must be left by the task that has entered it
+            try:
+                yield {}
+                await asyncio.Event().wait()
+            finally:
+                told.append("cut short")
+
+    async with bench() as it:
+        process = await it.start(accept, lifespan=lifespan)
+        before = it.clock.monotonic()
+        assert await process.stop(drain=timedelta(seconds=5))
+
+        assert told == ["cut short"]
+        assert it.clock.monotonic() - before <= timedelta(seconds=5.1)
+
+
+@virtual
 async def test_a_lifespan_is_left_when_the_start_is_refused() -> None:
     """Architecture §2: what was opened is closed."""
     told: list[str] = []
