@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from microflow.deliveries import Execution
+from microflow.deliveries import UNREADABLE, Execution
 from microflow.lanes import Lane
 from microflow.ports import ClaimKey, Parked, Record
 from microflow.runtime import Runtime
@@ -34,6 +34,7 @@ class Parking:
         self._open_record = open_record
         self._lane_of = lane_of
         self._changed = Signal(runtime.clock)
+        self._handlers = [UNREADABLE, *(handler.name for handler in runtime.definition.handlers)]
         self._in_hand: list[Execution] = []
         self._strangers: set[ClaimKey] = set()
 
@@ -74,7 +75,11 @@ class Parking:
             return ()
         return await runtime.outages.insist(
             lambda: runtime.store.parking.due(
-                partitions, now=runtime.clock.now(), limit=limit, excluding=self._excluded()
+                partitions,
+                now=runtime.clock.now(),
+                limit=limit,
+                excluding=self._excluded(),
+                handlers=self._handlers,
             )
         )
 
@@ -84,7 +89,7 @@ class Parking:
         if not partitions or len(self._in_hand) >= runtime.limits.resumed:
             return None  # whatever changes that wakes us
         return await runtime.outages.insist(
-            lambda: runtime.store.parking.next_due(partitions, excluding=self._excluded())
+            lambda: runtime.store.parking.next_due(partitions, excluding=self._excluded(), handlers=self._handlers)
         )
 
     def _excluded(self) -> list[ClaimKey]:
@@ -94,7 +99,11 @@ class Parking:
         execution = next((each for each in self._open_record(row.record) if each.claim_key == row.claim), None)
         if execution is None:
             self._strangers.add(row.claim)
-            logger.warning("an event is parked for the handler %s, which this service does not have", row.claim.handler)
+            logger.warning(
+                "an event is parked for the handler %s, which does not handle %s any more",
+                row.claim.handler,
+                row.record.topic,
+            )
             return
         execution.parked = row
         execution.delivery.resumed = True

@@ -370,12 +370,20 @@ class Parking(Protocol):
         now: datetime,
         limit: int,
         excluding: Collection[ClaimKey] = (),
+        handlers: Collection[str] | None = None,
     ) -> Sequence[Parked]:
-        """Events that may run now: due, and no parked event that they wait for stands before them. Oldest first."""
+        """Events that may run now: due, and no parked event that they wait for stands before them. Oldest first.
+
+        Those of `handlers` only, if these are named.
+        """
         ...
 
     async def next_due(
-        self, partitions: Collection[TopicPartition], *, excluding: Collection[ClaimKey] = ()
+        self,
+        partitions: Collection[TopicPartition],
+        *,
+        excluding: Collection[ClaimKey] = (),
+        handlers: Collection[str] | None = None,
     ) -> datetime | None:
         """The instant of the next retry: the earliest `due` of these partitions, None if nothing will be."""
         ...

@@ -183,7 +183,7 @@ def accepts(connection: sqlite3.Connection, sql: str, parameters: list[Any]) -> 
 
 
 def scans(step: str) -> bool:
-    return step.startswith("SCAN") and "CONSTANT ROW" not in step
+    return step.startswith("SCAN") and "CONSTANT ROW" not in step and "json_each" not in step  # a list that was given
 
 
 @pytest.mark.parametrize("order", ["key", "handler", "none"])

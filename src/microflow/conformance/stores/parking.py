@@ -52,6 +52,19 @@ async def an_event_is_due_at_its_instant_and_not_before(harness: Harness) -> Non
 
 
 @parking.add()
+async def only_events_of_the_named_handlers_come_back(harness: Harness) -> None:
+    """Those of `handlers` only, if these are named."""
+    store = await harness.open()
+    await park(store, parked(1, key=b"a", handler="gone"), parked(2, key=b"b", handler="known", due=LATER))
+
+    found = await store.parking.due([ORDERS], now=LATER, limit=9, handlers=["known", "unheard of"])
+
+    assert [event.claim.handler for event in found] == ["known"]
+    assert await store.parking.next_due([ORDERS], handlers=["known"]) == LATER
+    assert await store.parking.next_due([ORDERS], handlers=["unheard of"]) is None
+
+
+@parking.add()
 async def the_oldest_come_first_and_no_more_than_the_limit(harness: Harness) -> None:
     """Oldest first."""
     store = await harness.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -49,11 +50,12 @@ class SqliteParking:
         now: datetime,
         limit: int,
         excluding: Collection[ClaimKey] = (),
+        handlers: Collection[str] | None = None,
     ) -> Sequence[Parked]:
         latest = microseconds(now)
         excluded = frozenset(excluding)
         with self._database.reading() as connection:
-            found = self._free(connection, partitions, latest=latest, limit=limit + len(excluded))
+            found = self._free(connection, partitions, handlers, latest=latest, limit=limit + len(excluded))
             chosen = [(sequence, claim) for _, sequence, claim in found if claim not in excluded]
             return [
                 _parked(claim, connection.execute(SQL["parked event"], (sequence,)).fetchone())
@@ -61,11 +63,15 @@ class SqliteParking:
             ]
 
     async def next_due(
-        self, partitions: Collection[TopicPartition], *, excluding: Collection[ClaimKey] = ()
+        self,
+        partitions: Collection[TopicPartition],
+        *,
+        excluding: Collection[ClaimKey] = (),
+        handlers: Collection[str] | None = None,
     ) -> datetime | None:
         excluded = frozenset(excluding)
         with self._database.reading() as connection:
-            found = self._free(connection, partitions, latest=2**63 - 1, limit=1 + len(excluded))
+            found = self._free(connection, partitions, handlers, latest=2**63 - 1, limit=1 + len(excluded))
         return next((instant(due) for due, _, claim in found if claim not in excluded), None)
 
     async def changed(self) -> None:
@@ -83,13 +89,20 @@ class SqliteParking:
         return int(self._database.read(SQL["count"], (self._names.service,))[0][0])
 
     def _free(
-        self, connection: sqlite3.Connection, partitions: Collection[TopicPartition], *, latest: int, limit: int
+        self,
+        connection: sqlite3.Connection,
+        partitions: Collection[TopicPartition],
+        handlers: Collection[str] | None,
+        *,
+        latest: int,
+        limit: int,
     ) -> list[tuple[int, int, ClaimKey]]:
         """The first rows that wait for nothing but their time: (due, sequence, claim), the earliest due first."""
         found: list[tuple[int, int, ClaimKey]] = []
+        names = None if handlers is None else json.dumps(list(handlers))
         for partition in partitions:
             number = self._names.find_partition(connection, partition)
-            rows = connection.execute(SQL["due"], (number, latest, limit)) if number is not None else ()
+            rows = connection.execute(SQL["due"], (number, latest, limit, names)) if number is not None else ()
             found += [(due, sequence, ClaimKey(handler, digest)) for due, sequence, handler, digest in rows]
         return heapq.nsmallest(limit, found)
 

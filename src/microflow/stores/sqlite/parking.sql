@@ -120,8 +120,9 @@ where handler.service = ?1 and exists (
 -- name: due
 select parked.due, parked.sequence, handler.name, parked.digest
 from microflow_parked as parked join microflow_handlers as handler on handler.id = parked.handler
-where parked.partition = ? and parked.free = 1 and parked.due is not null and parked.due <= ?
-order by parked.due, parked.sequence limit ?;
+where parked.partition = ?1 and parked.free = 1 and parked.due is not null and parked.due <= ?2
+  and (?4 is null or handler.name in (select value from json_each(?4)))
+order by parked.due, parked.sequence limit ?3;
 
 -- name: parked event
 select topic, "key", ordering, due, attempt, first_failed_at, content, "offset", "timestamp", error, headers, value,
