@@ -110,6 +110,15 @@ def test_whatever_ends_it_its_services_end_too(project: Project, number: signal.
         time.sleep(0.02)
 
 
+def test_a_log_in_memory_is_refused_because_nobody_could_share_it(project: Project) -> None:
+    project.write("payments.py")
+
+    refused = project.run("dev", "payments.py", "--log", "memory:")
+
+    assert refused.returncode == 2
+    assert "a log in memory is one process's" in refused.stderr
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

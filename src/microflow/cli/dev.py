@@ -23,7 +23,14 @@ def dev(look: Look, targets: tuple[str, ...], kafka: str | None, database: str |
 
     from microflow.cli.developing import Dev
     from microflow.cli.screen import Screen
+    from microflow.errors import SettingsError
+    from microflow.settings import read_settings
 
+    if read_settings({"kafka": kafka, "database": database}).kafka == "memory:":
+        raise SettingsError(
+            "dev runs each service in a process of its own, and a log in memory is one process's.",
+            fix="Leave --log out, or run them in one process: microflow run TARGET… --log memory:",
+        )
     flags = {"MICROFLOW_KAFKA": kafka, "MICROFLOW_DATABASE": database}
     environment = {name: value for name, value in flags.items() if value is not None}
     return asyncio.run(Dev(targets, environment=environment, screen=Screen(look)).run())
