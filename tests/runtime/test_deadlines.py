@@ -125,7 +125,7 @@ async def test_a_plain_handler_past_its_deadline_keeps_its_key_closed_until_its_
         await it.pass_time(60)
         assert started == [1]
         go_on.set()
-        await asyncio.get_running_loop().run_in_executor(None, _join_threads)
+        _join_threads()
         await it.settle()
 
         assert await it.effects() == ["2"]  # its own late result does not count

@@ -62,7 +62,11 @@ class Database:
         self._checkpoint_lock = -1
         self._checkpoint_at = CHECKPOINT_WHEN_WAL_HAS
         self.writer = self.connect()
-        self.reader = self._connect_reader()
+        try:
+            self.reader = self._connect_reader()
+        except BaseException:
+            self.writer.close()
+            raise
         self._inode = path.stat().st_ino
         self.notifications = Notifications(path, clock=clock, version=self._version, alone=memory)
 
