@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from microflow.context import Write
-from microflow.dead_letters import dead_letter_of, describe, judge
+from microflow.dead_letters import dead_letter_of, describe
 from microflow.deliveries import Execution, Failed, Inside, Postponed, Succeeded
 from microflow.errors import Fenced, HandlerTimeout, IntegrityViolation, StoreError
 from microflow.execution import is_cancelled, watch_wait
@@ -193,15 +193,8 @@ class AtomicStep:
     def _take_out(
         self, parts: list[list[Execution]], failed: Execution, error: BaseException, settled: Settled
     ) -> None:
-        runtime = self._runtime
         settled.failed.append(failed)
-        failed.outcome = judge(
-            failed,
-            error,
-            service_retry=runtime.definition.retry,
-            now=runtime.clock.now(),
-            chance=runtime.chance(),
-        )
+        failed.outcome = self._runtime.judge(failed, error)
         for part in parts:
             behind = {each for each in part if _is_behind(each, failed)}
             part[:] = [each for each in part if each not in behind]

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from microflow.dead_letters import judge
 from microflow.deliveries import Delivery, Execution
 from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
 from microflow.errors import DecodeError, Fenced, IdentityError, LogGone, TransportError
@@ -184,7 +183,6 @@ class Intake:
         return executions
 
     def _unreadable(self, record: Record, origin: str, error: DecodeError) -> Execution:
-        runtime = self._runtime
         identifier = f"{record.partition}@{record.offset}"
         envelope = Envelope(
             id=identifier,
@@ -197,9 +195,7 @@ class Intake:
             content=content_of(record.value),
         )
         execution = Execution(Delivery(record, envelope, unsettled=1), None)
-        execution.outcome = judge(
-            execution, error, service_retry=None, now=runtime.clock.now(), chance=runtime.chance()
-        )
+        execution.outcome = self._runtime.judge(execution, error)
         return execution
 
     def _origin(self, topic: str) -> str:

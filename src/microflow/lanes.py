@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from microflow.atomic_step import AtomicStep, Settled
-from microflow.dead_letters import attempts_of, judge
+from microflow.dead_letters import attempts_of
 from microflow.deliveries import Execution, Failed, Inside, Postponed, State, Succeeded
 from microflow.errors import HandlerTimeout
 from microflow.execution import AT_ONCE, is_cancelled
@@ -271,17 +271,17 @@ class Lane:
             runtime.reach("before handler")
             outcome = await runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt)
             if runtime.deadlines.forget(task, handler):  # it has caught its cancellation, and returned what it had
-                outcome = self._judge(execution, self._too_late(handler))
+                outcome = runtime.judge(execution, self._too_late(handler))
             runtime.reach("after handler")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of a library in Rust is no Exception; here it is an attempt
             if runtime.deadlines.forget(task, handler):
-                outcome = self._judge(execution, self._too_late(handler))
+                outcome = runtime.judge(execution, self._too_late(handler))
             elif isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             else:
-                outcome = self._judge(execution, error)
+                outcome = runtime.judge(execution, error)
         finally:
             runtime.deadlines.forget(task, handler)
             del self._tasks[execution]
@@ -306,16 +306,6 @@ class Lane:
             execution.wait_again()
         elif not execution.orphan:
             self._finish(execution)
-
-    def _judge(self, execution: Execution, error: BaseException) -> Failed:
-        runtime = self._runtime
-        return judge(
-            execution,
-            error,
-            service_retry=runtime.definition.retry,
-            now=runtime.clock.now(),
-            chance=runtime.chance(),
-        )
 
     # ── commitment ────────────────────────────────────────────────────────────────────────────────────────────────
 

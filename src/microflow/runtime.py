@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from microflow.dead_letters import judge
 from microflow.deadlines import Deadlines
+from microflow.deliveries import Execution, Failed
 from microflow.execution import Executor
 from microflow.faults import Reach
 from microflow.limits import Limits
@@ -33,3 +35,13 @@ class Runtime:
     outages: Outages
     observe: Observe
     reach: Reach
+
+    def judge(self, execution: Execution, error: BaseException) -> Failed:
+        """What becomes of an execution that has failed now, by its handler's retry policy or the service's."""
+        return judge(
+            execution,
+            error,
+            service_retry=self.definition.retry,
+            now=self.clock.now(),
+            chance=self.chance(),
+        )
