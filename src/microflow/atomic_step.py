@@ -12,7 +12,7 @@ from microflow.deliveries import Execution, Failed, Inside, Postponed, Succeeded
 from microflow.errors import Fenced, HandlerTimeout, IntegrityViolation, StoreError
 from microflow.execution import is_cancelled, watch_wait
 from microflow.outages import TRANSIENT_TRIES
-from microflow.ports import Changes, OutboxRow, Parked, TopicPartition, Transaction
+from microflow.ports import Changes, OrderingKey, OutboxRow, Parked, TopicPartition, Transaction
 from microflow.runtime import Runtime
 
 
@@ -92,7 +92,8 @@ class AtomicStep:
         changes = Changes(watermarks=runtime.watermarks.after(_finished_offsets(part)))
         inside: dict[Execution, Succeeded] = {}
         async with runtime.store.transaction() as transaction:
-            await transaction.fence(runtime.assignment.epochs({each.delivery.source for each in part}))
+            epochs = runtime.assignment.epochs({each.delivery.source for each in part})
+            await transaction.fence(epochs, keys=_emitted_keys(part))
             runtime.reach("before claim")
             granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
             runtime.reach("after claim")
@@ -240,6 +241,17 @@ async def _result(task: asyncio.Task[Succeeded]) -> Succeeded:
 def _is_behind(execution: Execution, failed: Execution) -> bool:
     ordering = failed.delivery.ordering
     return ordering is not None and execution.delivery.ordering == ordering and execution.sequence > failed.sequence
+
+
+def _emitted_keys(part: Collection[Execution]) -> set[OrderingKey]:
+    """The topics and keys of what is emitted, as far as it is known before the handlers inside have run."""
+    return {
+        OrderingKey(sealed.topic, sealed.key)
+        for execution in part
+        if isinstance(execution.outcome, Succeeded)
+        for sealed in execution.outcome.sealed
+        if sealed.key is not None
+    }
 
 
 def _finished_offsets(part: Collection[Execution]) -> dict[TopicPartition, set[int]]:

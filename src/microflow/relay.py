@@ -49,8 +49,13 @@ class Relay:
         self._signal = Signal(clock)
         self._lease_ends = clock.now() - LEASE
         self.published = 0
+        self._shards: frozenset[int] = frozenset()
         self.stands_by = False
-        """Whether another one holds the lease."""
+        """Whether others hold the leases of all shards."""
+
+    async def has_pending(self) -> bool:
+        """Whether rows wait that are this relay's to publish, as far as it knows. Raises StoreError."""
+        return not self.stands_by and bool(await self._outbox.pending(after=-1, limit=1, shards=self._shards or None))
 
     def wake(self) -> None:
         """Rows were committed: publish them now."""
@@ -95,14 +100,21 @@ class Relay:
         """
         after = -1
         stopped: set[TopicPartition] = set()
-        while rows := await self._outbox.pending(after=after, limit=self._batch):
+        while rows := await self._outbox.pending(after=after, limit=self._batch, shards=self._shards or None):
+            held = self._shards
             if not await self._hold_lease():
                 return LEASE / 3
+            if self._shards != held and len(self._shards) < self._outbox.shards:
+                continue  # some of these rows are others' to publish
             after = rows[-1].position
             await self._publish(rows, stopped)
             if len(rows) < self._batch:
                 break
-        return FIRST_WAIT if stopped else None
+        if stopped:
+            return FIRST_WAIT
+        if len(self._shards) < self._outbox.shards and await self._outbox.pending(after=-1, limit=1):
+            return LEASE / 3  # if those who hold the other shards are gone, they will be ours
+        return None
 
     async def release(self) -> None:
         """Let another relay begin at once."""
@@ -114,7 +126,8 @@ class Relay:
     async def _hold_lease(self) -> bool:
         now = self._clock.now()
         if self._lease_ends - now < LEASE * 2 / 3:
-            self.stands_by = not await self._outbox.lease(owner=self._owner, now=now, until=now + LEASE)
+            self._shards = await self._outbox.lease(owner=self._owner, now=now, until=now + LEASE)
+            self.stands_by = not self._shards
             if self.stands_by:
                 return False
             self._lease_ends = now + LEASE

@@ -331,7 +331,7 @@ class Worker:
             await self._intake.stop()
             await self._housekeeping.store_watermarks_now()
             self._relay.wake()
-            while (waits := await self._outbox_waits()) and not self._relay.stands_by:
+            while waits := await self._relay.has_pending():
                 await self._surroundings.clock.sleep(timedelta(milliseconds=5))
             await self._relay.release()
             self._said_everything = not waits

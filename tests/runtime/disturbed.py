@@ -13,6 +13,7 @@ from microflow.ports import (
     Changes,
     Claim,
     Connection,
+    OrderingKey,
     RebalanceListener,
     Record,
     Subscription,
@@ -85,6 +86,8 @@ class _Room:
 
     def __getattr__(self, method: str) -> Any:
         found = getattr(self._room, method)
+        if not callable(found):
+            return found
 
         async def call(*args: Any, **keywords: Any) -> Any:
             await self._moments.reach(f"{self._name}.{method}")
@@ -98,9 +101,9 @@ class _Transaction:
         self._transaction = transaction
         self._moments = moments
 
-    async def fence(self, epochs: Mapping[TopicPartition, int]) -> None:
+    async def fence(self, epochs: Mapping[TopicPartition, int], *, keys: Collection[OrderingKey] = ()) -> None:
         await self._moments.reach("fence")
-        await self._transaction.fence(epochs)
+        await self._transaction.fence(epochs, keys=keys)
 
     async def claim(self, claims: Sequence[Claim], *, now: datetime) -> Sequence[bool]:
         await self._moments.reach("claim")

@@ -133,8 +133,13 @@ class Transaction(Protocol):
     Every one raises StoreError, or a subclass that says more.
     """
 
-    async def fence(self, epochs: Mapping[TopicPartition, int]) -> None:
-        """Raise Fenced unless each epoch is the partition's current one, and keep it so until the transaction ends."""
+    async def fence(self, epochs: Mapping[TopicPartition, int], *, keys: Collection[OrderingKey] = ()) -> None:
+        """Raise Fenced unless each epoch is the partition's current one, and keep it so until the transaction ends.
+
+        `keys` are the topics and keys of outbox rows that `write` will append, as far as they are known by now: nobody
+        else appends to them until the transaction ends, so that positions of a key grow in commit order. `write`
+        sees to it for those that are not named here.
+        """
         ...
 
     async def claim(self, claims: Sequence[Claim], *, now: datetime) -> Sequence[bool]:
@@ -265,19 +270,26 @@ class OutboxStatus(NamedTuple):
 class Outbox(Protocol):
     """What was committed and is not yet known to be in the log. It belongs to the database, not to one service."""
 
-    async def pending(self, *, after: int, limit: int) -> Sequence[OutboxRow]:
-        """Rows behind a position, in order."""
+    @property
+    def shards(self) -> int:
+        """Into how many shards keys are spread, numbered from 0: several relays share them. A key is in one always."""
+        ...
+
+    async def pending(self, *, after: int, limit: int, shards: Collection[int] | None = None) -> Sequence[OutboxRow]:
+        """Rows behind a position, in order; those of some shards only, if these are named."""
         ...
 
     async def delete(self, positions: Collection[int]) -> None:
         """Forget rows that the log has acknowledged. Rows that are gone already are no error."""
         ...
 
-    async def lease(self, *, owner: str, now: datetime, until: datetime) -> bool:
-        """Become, or stay, the one who publishes: true if nobody else's lease runs beyond `now`.
+    async def lease(self, *, owner: str, now: datetime, until: datetime) -> frozenset[int]:
+        """Become, or stay, the one who publishes some shards; return which they are now.
 
-        One that ends later than `until` is from before the clock was set back, and does not count. A lease saves
-        work, it protects nothing: two who publish at once repeat records, they never reorder them.
+        A shard whose lease of somebody else runs beyond `now` is not given, unless that lease ends later than `until`:
+        then it is from before the clock was set back, and does not count. Those who go on asking come to share the
+        shards evenly; `until=now` gives all back. A lease saves work, it protects nothing: two who publish at once
+        repeat records, they never reorder them.
         """
         ...
 

@@ -116,49 +116,88 @@ async def the_outbox_is_the_databases(harness: Harness) -> None:
 
 
 @outbox.add()
-async def one_owner_has_the_lease(harness: Harness) -> None:
-    """Become, or stay, the one who publishes: true if nobody else's lease runs beyond `now`."""
+async def a_shard_has_one_owner(harness: Harness) -> None:
+    """A shard whose lease of somebody else runs beyond `now` is not given."""
     leases = (await harness.open()).outbox
+    everything = frozenset(range(leases.shards))
 
-    assert await leases.lease(owner="a", now=NOW, until=NOW + 5 * SECOND)
+    assert await leases.lease(owner="a", now=NOW, until=NOW + 5 * SECOND) == everything
     assert not await leases.lease(owner="b", now=NOW, until=NOW + 9 * SECOND)
-    assert await leases.lease(owner="a", now=NOW + SECOND, until=NOW + 6 * SECOND)
-    assert not await leases.lease(owner="b", now=NOW + 5.5 * SECOND, until=NOW + 9 * SECOND)
-    assert await leases.lease(owner="b", now=NOW + 6 * SECOND, until=NOW + 9 * SECOND)
+    kept = await leases.lease(owner="a", now=NOW + SECOND, until=NOW + 6 * SECOND)
+    assert kept
+    assert not kept & await leases.lease(owner="b", now=NOW + 5.5 * SECOND, until=NOW + 9 * SECOND)
+    assert await leases.lease(owner="b", now=NOW + 6 * SECOND, until=NOW + 10 * SECOND) == everything
     assert not await leases.lease(owner="a", now=NOW + 7 * SECOND, until=NOW + 20 * SECOND)
 
 
 @outbox.add()
-async def a_lease_is_given_back_by_ending_it(harness: Harness) -> None:
-    """True if nobody else's lease runs beyond `now`: one that ends now does not."""
+async def those_who_go_on_asking_share_the_shards_evenly(harness: Harness) -> None:
+    """Those who go on asking come to share the shards evenly."""
+    leases = (await harness.open()).outbox
+    held: dict[str, frozenset[int]] = {}
+
+    for second in range(4):
+        now = NOW + second * SECOND
+        for owner in "abc":
+            held[owner] = await leases.lease(owner=owner, now=now, until=now + 5 * SECOND)
+
+    assert frozenset().union(*held.values()) == frozenset(range(leases.shards))
+    sizes = sorted(len(shards) for shards in held.values())
+    assert sum(sizes) == leases.shards
+    assert sizes[-1] - sizes[0] <= 1
+
+
+@outbox.add()
+async def leases_are_given_back_by_ending_them(harness: Harness) -> None:
+    """`until=now` gives all back."""
     leases = (await harness.open()).outbox
     await leases.lease(owner="a", now=NOW, until=NOW + 5 * SECOND)
 
     await leases.lease(owner="a", now=NOW + SECOND, until=NOW + SECOND)
 
-    assert await leases.lease(owner="b", now=NOW + SECOND, until=NOW + 9 * SECOND)
+    shards = await leases.lease(owner="b", now=NOW + SECOND, until=NOW + 9 * SECOND)
+    assert shards == frozenset(range(leases.shards))
 
 
 @outbox.add()
 async def a_lease_from_before_the_clock_was_set_back_does_not_count(harness: Harness) -> None:
     """One that ends later than the one that is asked for: else nobody would publish until the clock is there again."""
     leases = (await harness.open()).outbox
+    everything = frozenset(range(leases.shards))
     await leases.lease(owner="a", now=NOW, until=NOW + 5 * SECOND)
 
-    assert await leases.lease(owner="b", now=NOW - 3600 * SECOND, until=NOW - 3595 * SECOND)
+    assert await leases.lease(owner="b", now=NOW - 3600 * SECOND, until=NOW - 3595 * SECOND) == everything
     assert not await leases.lease(owner="a", now=NOW - 3599 * SECOND, until=NOW - 3594 * SECOND)
 
 
 @outbox.add(requires={"several_handles"})
-async def of_two_who_ask_for_the_lease_at_once_one_gets_it(harness: Harness) -> None:
-    """The one who publishes."""
+async def of_two_who_ask_for_a_lease_at_once_one_gets_it(harness: Harness) -> None:
+    """A shard has one owner, whoever asks at the same moment."""
     stores = {name: await harness.open() for name in "ab"}
 
-    results = await asyncio.gather(
+    first, second = await asyncio.gather(
         *(store.outbox.lease(owner=name, now=NOW, until=NOW + SECOND) for name, store in stores.items())
     )
 
-    assert sorted(results) == [False, True]
+    assert not first & second
+    assert first | second == frozenset(range(stores["a"].outbox.shards))
+
+
+@outbox.add()
+async def a_key_is_in_one_shard_always(harness: Harness) -> None:
+    """Rows of some shards only, if these are named. A key is in one always."""
+    store = await harness.open()
+    rows = [an_outbox_row(number, key=str(number % 7).encode()) for number in range(70)]
+    await commit(store, outbox=[*rows, an_outbox_row(70, key=None)])
+
+    by_shard = [
+        await store.outbox.pending(after=-1, limit=10_000, shards={shard}) for shard in range(store.outbox.shards)
+    ]
+
+    assert sum(len(found) for found in by_shard) == 71
+    for key in range(7):
+        assert sum(any(row.key == str(key).encode() for row in found) for found in by_shard) == 1
+    assert await store.outbox.pending(after=-1, limit=10, shards=()) == []
 
 
 @outbox.add()

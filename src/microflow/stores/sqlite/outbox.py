@@ -17,6 +17,9 @@ from microflow.stores.sqlite.columns import instant, instant_or_none, microsecon
 
 SQL = statements(Path(__file__).with_name("outbox.sql"))
 
+ALL: frozenset[int] = frozenset({0})
+NONE: frozenset[int] = frozenset()
+
 
 class SqliteOutbox:
     """`microflow.ports.Outbox`."""
@@ -26,7 +29,13 @@ class SqliteOutbox:
         self._watch: Watch | None = None
         self._last_position = -1
 
-    async def pending(self, *, after: int, limit: int) -> Sequence[OutboxRow]:
+    @property
+    def shards(self) -> int:
+        return 1  # the file has one writer at a time, so a second relay would only get in the first one's way
+
+    async def pending(self, *, after: int, limit: int, shards: Collection[int] | None = None) -> Sequence[OutboxRow]:
+        if shards is not None and not shards:
+            return []
         return [
             OutboxRow(topic, key, value, decode_headers(headers), instant(created_at), position)
             for topic, key, value, headers, created_at, position in self._database.read(SQL["pending"], (after, limit))
@@ -37,14 +46,14 @@ class SqliteOutbox:
         async with self._database.writing(synced=False) as connection:
             connection.execute(SQL["delete"], (json.dumps(list(positions)),))
 
-    async def lease(self, *, owner: str, now: datetime, until: datetime) -> bool:
+    async def lease(self, *, owner: str, now: datetime, until: datetime) -> frozenset[int]:
         # Asked without the write lock first: those who do not publish ask often.
         asked = (owner, microseconds(now), microseconds(until))
         if self._database.read(SQL["somebody else publishes"], asked)[0][0]:
-            return False
+            return NONE
         async with self._database.writing() as connection:
             args = (owner, microseconds(until), microseconds(now))
-            return bool(connection.execute(SQL["lease"], args).fetchall())
+            return ALL if connection.execute(SQL["lease"], args).fetchall() else NONE
 
     async def changed(self) -> None:
         if self._watch is None:

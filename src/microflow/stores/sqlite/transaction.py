@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from microflow.embedded.errors import translated
 from microflow.errors import StoreError
-from microflow.ports import Changes, Claim, TopicPartition
+from microflow.ports import Changes, Claim, OrderingKey, TopicPartition
 from microflow.stores.sqlite import outbox, partitions
 from microflow.stores.sqlite.connection import SqliteConnection, ended_behind_our_back
 from microflow.stores.sqlite.dead_letters import DeadLettersInTransaction
@@ -38,7 +38,7 @@ class SqliteTransaction:
             return ended_behind_our_back()
         return self._connection.failure
 
-    async def fence(self, epochs: Mapping[TopicPartition, int]) -> None:
+    async def fence(self, epochs: Mapping[TopicPartition, int], *, keys: Collection[OrderingKey] = ()) -> None:
         self._connection.check_usable()
         with translated():
             partitions.fence(self._raw, self._names, epochs)
