@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from microflow.addresses import masked
 from microflow.errors import SettingsError
 from microflow.ports import Clock, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
@@ -46,7 +47,7 @@ def sqlite_path(url: str) -> Path:
     scheme = url.partition(":")[0]
     if not url.startswith(SQLITE) or url == SQLITE:
         raise SettingsError(
-            f"{_without_password(url)!r} is no address of a database: this version stores in SQLite only.",
+            f"{masked(url)!r} is no address of a database: this version stores in SQLite only.",
             why=f"{scheme} comes with a later version." if scheme.startswith("postgres") else None,
             fix=f"{SQLITE}{url}" if "://" not in url and scheme != "sqlite" and url else f"{SQLITE}PATH",
         )
@@ -61,8 +62,3 @@ async def append_to(connection: Any, service: str, row: OutboxRow) -> None:
 def append_to_sync(connection: Any, service: str, row: OutboxRow) -> None:
     """Write an outbox row on a caller's own blocking connection, whichever library it is of."""
     append_sync(connection, service, row)
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}…@{rest.rpartition('@')[2]}" if "@" in rest else url

@@ -1,6 +1,7 @@
 """Settings: flag > environment > `microflow.toml` or `[tool.microflow]` > default. Read once, handed down.
 
-This is the only file of the package that looks at the environment.
+This is the only file of the package that looks at the environment. `SETTINGS` is all there is to set, but for what has
+a name of its own: a service's database, a type's topic, a topic's partitions.
 """
 
 from __future__ import annotations
@@ -9,49 +10,99 @@ import difflib
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from microflow.addresses import masked
 from microflow.errors import SettingsError
+from microflow.project_files import ProjectFile, find_project_file
+from microflow.setting_values import Reader, count, one_of, retention, span, text
 
 logger = logging.getLogger("microflow.settings")
 
 MEMORY = "memory:"
 """The address of a log, and of a database, that is gone with its process."""
-KEYS = {
-    "kafka": "MICROFLOW_KAFKA",
-    "database": "MICROFLOW_DATABASE",
-    "log_level": "MICROFLOW_LOG_LEVEL",
-    "log_format": "MICROFLOW_LOG_FORMAT",
-    "drain": "MICROFLOW_DRAIN",
-    "concurrency": "MICROFLOW_CONCURRENCY",
-    "fault": "MICROFLOW_FAULT",
-}
-TABLES = {"topics", "services"}
-LOG_FORMATS = ("auto", "console", "json")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One thing that can be set: its name in a file and here, how its value is read, its default, and what it means.
+
+    As a variable it is `MICROFLOW_NAME`, as a flag `--name`.
+    """
+
+    name: str
+    read: Reader
+    default: Any
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        return f"MICROFLOW_{self.name.upper()}"
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+SETTINGS = (
+    Setting("kafka", text, None, "the log: local:PATH or memory:"),
+    Setting("database", text, None, "the database of all services: sqlite:///PATH"),
+    Setting("log_level", one_of("debug", "info", "warning", "error"), "info", "from which level on is logged"),
+    Setting("log_format", one_of("auto", "console", "json"), "auto", "lines for a person, or JSON"),
+    Setting("drain", span, timedelta(seconds=25), "the longest a stop may take"),
+    Setting("concurrency", count, 100, "handlers that run at once"),
+    Setting("fault", text, "", "where a test makes the process fail"),
+)
+TOPIC_SETTINGS = (
+    Setting("topic_partitions", count, 6, "partitions of a topic that is made"),
+    Setting("topic_replication", count, None, "copies of each of its partitions; without it, what the log does"),
+    Setting("topic_min_in_sync", count, None, "copies that have a record before it counts as written"),
+    Setting("topic_retention", retention, None, "how long its records are kept, or forever"),
+)
+"""What `microflow topics` gives every topic, unless `[tool.microflow.topic.NAME]` says otherwise for one."""
+TABLES = ("topics", "topic", "services")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSettings:
+    """How a topic is made. None leaves it to the log."""
+
+    partitions: int = 6
+    replication: int | None = None
+    min_in_sync: int | None = None
+    retention: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """`home` is where `.microflow/` lies; `kafka` is `host:port,…`, `local:PATH` or `memory:`; `databases` maps
     services to URLs and `database` is that of all others (None: a SQLite file each in `.microflow/`); `topics`
-    records the topic of types that do not say it themselves; `drain` is the longest a stop may take."""
+    records the topic of types that do not say it themselves; `topic` is how topics are made and `topic_of` how those
+    are that differ; `drain` is the longest a stop may take."""
 
     home: Path
     kafka: str
     database: str | None = None
     databases: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
+    topic: TopicSettings = field(default_factory=TopicSettings)
+    topic_of: Mapping[str, TopicSettings] = field(default_factory=dict)
     log_level: str = "info"
     log_format: str = "auto"
     drain: timedelta = timedelta(seconds=25)
     concurrency: int = 100
     fault: str = ""
+
+    def __repr__(self) -> str:
+        # Printed by whoever debugs, and sent to whoever collects errors: no password is in it.
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["database"] = None if self.database is None else masked(self.database)
+        values["databases"] = {service: masked(url) for service, url in self.databases.items()}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
     def folder(self) -> Path:
@@ -81,6 +132,10 @@ class Settings:
             )
         return url
 
+    def made_as(self, topic: str) -> TopicSettings:
+        """How a topic is to be made."""
+        return self.topic_of.get(topic, self.topic)
+
 
 def read_settings(
     flags: Mapping[str, str | None] | None = None,
@@ -93,108 +148,70 @@ def read_settings(
     Raises SettingsError for what cannot be read, with the place it was read from.
     """
     environment = os.environ if environment is None else environment
-    folder = Path.cwd() if folder is None else folder
-    home, where, table = _file_settings(folder)
-    _check_names(table, where)
+    typed = {name: value for name, value in (flags or {}).items() if value is not None}
+    file = find_project_file(Path.cwd() if folder is None else folder)
+    file.check_names([*(each.name for each in SETTINGS), *TABLES])
     _warn_of_unknown(environment)
-    values = {key: (str(table[key]), f"{key} in {where}") for key in KEYS if key in table}
-    values |= {key: (environment[name], name) for key, name in KEYS.items() if environment.get(name)}
-    values |= {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None}
-    databases = _file_databases(_table(table, "services", where), where) | _service_databases(environment)
-    if (flags or {}).get("database") is not None:
+    values = {each.name: _value(each, typed, environment, file) for each in SETTINGS}
+    if values["kafka"] is None:
+        values["kafka"] = f"local:{file.home / '.microflow' / 'log.db'}"
+    databases = file.databases() | _service_databases(environment)
+    if "database" in typed:
         databases = {}  # what was typed goes before what is set for one service
+    topic = _topic_settings(typed, environment, file)
     return Settings(
-        home=home,
-        kafka=values.get("kafka", (f"local:{home / '.microflow' / 'log.db'}", ""))[0],
-        database=values["database"][0] if "database" in values else None,
-        databases=databases,
-        topics=_topics(_table(table, "topics", where), where),
-        log_level=_one_of(values, "log_level", LOG_LEVELS, "info"),
-        log_format=_one_of(values, "log_format", LOG_FORMATS, "auto"),
-        drain=_duration(values, "drain", timedelta(seconds=25)),
-        concurrency=_positive(values, "concurrency", 100),
-        fault=values["fault"][0] if "fault" in values else "",
+        home=file.home, databases=databases, topics=file.topics(), topic=topic[0], topic_of=topic[1], **values
     )
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
-_UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
+def _value(setting: Setting, flags: Mapping[str, str], environment: Mapping[str, str], file: ProjectFile) -> Any:
+    if setting.name in flags:
+        return setting.read(flags[setting.name], setting.flag)
+    if environment.get(setting.variable):
+        return setting.read(environment[setting.variable], setting.variable)
+    if setting.name in file.table:
+        return setting.read(file.table[setting.name], f"{setting.name} in {file.where}")
+    return setting.default
 
 
-def read_duration(text: str, *, where: str) -> timedelta:
-    """`25s`, `500ms`, `2m`, `1h`, or a bare number of seconds. Raises SettingsError for anything else."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise SettingsError(f"{where}: {text!r} is no span of time.", fix="For example 25s, 500ms or 2m.")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+def _topic_settings(
+    flags: Mapping[str, str], environment: Mapping[str, str], file: ProjectFile
+) -> tuple[TopicSettings, dict[str, TopicSettings]]:
+    """How every topic is made, and those that the file names."""
+    readers = {each.name.removeprefix("topic_"): each for each in TOPIC_SETTINGS}
+    general, named = file.topic_tables(tuple(readers))
+    values = {name: each.default for name, each in readers.items()}
+    values |= {name: readers[name].read(value, f"topic.{name} in {file.where}") for name, value in general.items()}
+    for name, each in readers.items():
+        if each.name in flags:
+            values[name] = each.read(flags[each.name], each.flag)
+        elif environment.get(each.variable):
+            values[name] = each.read(environment[each.variable], each.variable)
+    topic_of = {
+        topic: TopicSettings(
+            **values
+            | {name: readers[name].read(value, f"topic.{topic}.{name} in {file.where}") for name, value in own.items()}
+        )
+        for topic, own in named.items()
+    }
+    return TopicSettings(**values), topic_of
 
 
-Values = Mapping[str, tuple[str, str]]
+# ── the environment ───────────────────────────────────────────────────────────────────────────────────────────────
 
-
-def _one_of(values: Values, key: str, choices: tuple[str, ...], default: str) -> str:
-    value, where = values.get(key, (default, ""))
-    if value.lower() not in choices:
-        raise SettingsError(f"{where}: {value!r} is none of {', '.join(choices)}.")
-    return value.lower()
-
-
-def _duration(values: Values, key: str, default: timedelta) -> timedelta:
-    return read_duration(values[key][0], where=values[key][1]) if key in values else default
-
-
-def _positive(values: Values, key: str, default: int) -> int:
-    value, where = values.get(key, (str(default), ""))
-    if not value.isdecimal() or int(value) < 1:
-        raise SettingsError(f"{where}: {value!r} is no positive number.")
-    return int(value)
-
-
-def _topics(table: Mapping[str, Any], where: str) -> dict[str, str]:
-    for event_type, topic in table.items():
-        if not isinstance(topic, str):
-            raise SettingsError(
-                f"topics.{event_type} in {where} is {topic!r}, and a topic's name is text.",
-                fix=f'{event_type} = "{event_type.lower()}s"',
-            )
-    return dict(table)
-
-
-def _file_databases(services: Mapping[str, Any], where: str) -> dict[str, str]:
-    databases = {}
-    for service, table in services.items():
-        if not isinstance(table, Mapping):
-            raise SettingsError(
-                f"services.{service} in {where} is no table.", fix=f'[services.{service}]\ndatabase = "sqlite:///PATH"'
-            )
-        for name in table:
-            if name != "database":
-                raise SettingsError(
-                    f"services.{service} in {where} has an unknown setting: {name}.",
-                    fix="Did you mean database?"
-                    if difflib.get_close_matches(name, ["database"])
-                    else "It takes database.",
-                )
-        if not isinstance(table.get("database", ""), str):
-            raise SettingsError(
-                f"services.{service}.database in {where} is {table['database']!r}, and a URL is text.",
-                fix='database = "sqlite:///PATH"',
-            )
-        if "database" in table:
-            databases[service] = table["database"]
-    return databases
+_OF_A_SERVICE = re.compile(r"MICROFLOW_(.+)_DATABASE")
+_OF_OUR_TESTS = ("MICROFLOW_TEST_", "MICROFLOW_SEEDS")
 
 
 def _warn_of_unknown(environment: Mapping[str, str]) -> None:
-    known = list(KEYS.values())
+    known = [each.variable for each in (*SETTINGS, *TOPIC_SETTINGS)]
     for name in environment:
-        if name.startswith("MICROFLOW_") and name not in known and not _OF_A_SERVICE.fullmatch(name):
+        if not name.startswith("MICROFLOW_") or name in known or name.startswith(_OF_OUR_TESTS):
+            continue
+        if not _OF_A_SERVICE.fullmatch(name):
             near = difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
             logger.warning("the environment variable %s is not read: %s", name, meant)
-
-
-_OF_A_SERVICE = re.compile(r"MICROFLOW_(.+)_DATABASE")
 
 
 def _service_databases(environment: Mapping[str, str]) -> dict[str, str]:
@@ -203,38 +220,3 @@ def _service_databases(environment: Mapping[str, str]) -> dict[str, str]:
     }
     # A service called card-company is MICROFLOW_CARD_COMPANY_DATABASE: a shell's names have no hyphens.
     return named | {name.replace("_", "-"): url for name, url in named.items()}
-
-
-def _file_settings(folder: Path) -> tuple[Path, str, Mapping[str, Any]]:
-    """The project's home, the file its settings are in, and what that says."""
-    for candidate in (folder, *folder.parents):
-        for name in ("microflow.toml", "pyproject.toml"):
-            path = candidate / name
-            if path.is_file():
-                content = _read_toml(path)
-                table = content if name == "microflow.toml" else content.get("tool", {}).get("microflow", {})
-                return candidate, str(path), table
-    return folder, "", {}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
-        raise SettingsError(f"{path} cannot be read: {cause}.") from cause
-
-
-def _check_names(table: Mapping[str, Any], where: str) -> None:
-    known = [*KEYS, *TABLES]
-    for name in table:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            fix = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
-            raise SettingsError(f"{where} has an unknown setting: {name}.", fix=fix)
-
-
-def _table(table: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    value = table.get(name, {})
-    if not isinstance(value, Mapping):
-        raise SettingsError(f"{name} in {where} is no table.", fix=f"[tool.microflow.{name}]")
-    return value

@@ -211,7 +211,7 @@ def _follow(module: ModuleType, attribute: str, text: str) -> Any:
 
 def _missing(module: ModuleType, holder: Any, name: str, text: str) -> TargetError:
     services = _services(module)
-    defined = list(services) or [each for each in vars(holder) if not each.startswith("_")]
+    defined = list(services) or _defined_in(holder)
     near = nearest(name, defined)
     what = f"{Path(holder.__file__).name}" if isinstance(holder, ModuleType) and holder.__file__ else f"{holder!r}"
     suggestion = near or (defined[0] if len(services) == 1 else None)
@@ -221,6 +221,19 @@ def _missing(module: ModuleType, holder: Any, name: str, text: str) -> TargetErr
         why=f"It defines: {_listed(defined)}." if defined else "It defines nothing.",
         fix=f"{'Did you mean' if near else 'Try'}  microflow run {typed}{f':{suggestion}' if suggestion else ''}",
     )
+
+
+def _defined_in(holder: Any) -> list[str]:
+    """The public names of an object; of a module those that it has not imported."""
+    names = [name for name in vars(holder) if not name.startswith("_")]
+    if not isinstance(holder, ModuleType):
+        return names
+    values = ((name, getattr(holder, name)) for name in names)
+    return [
+        name
+        for name, value in values
+        if not isinstance(value, ModuleType) and getattr(value, "__module__", holder.__name__) == holder.__name__
+    ]
 
 
 def _service(found: Any, module: ModuleType, text: str) -> Service:

@@ -293,3 +293,15 @@ def test_a_key_of_several_fields_is_a_json_array_as_in_events() -> None:
 def test_what_cannot_be_a_key_is_refused(value: Any) -> None:
     with pytest.raises(ContractError, match="cannot be one"):
         Form("OrderAccepted", "orders", key=("order_id",)).key_of({"order_id": value})
+
+
+def test_a_field_that_is_set_twice_is_refused() -> None:
+    with pytest.raises(ContractError, match="total is set twice"):
+        read_fields(["total=1", "order_id=o-1", "total:=2"])
+
+
+def test_an_empty_key_is_refused(project: Project) -> None:
+    assert "order_id is the key of OrderAccepted, and it is empty." in refused(
+        project, "OrderAccepted", "order_id=", "--key", "order_id"
+    )
+    assert "OrderAccepted needs a key" in refused(project, "OrderAccepted", "order_id=o-1", "--key", "")

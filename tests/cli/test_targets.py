@@ -123,3 +123,10 @@ def test_what_names_no_service_is_told(project: Project, target: str, said: str)
         load_target(target)
 
     assert said in str(refused.value)
+
+
+def test_a_name_that_is_missing_is_told_with_what_the_module_defines_and_not_what_it_imports(project: Project) -> None:
+    with pytest.raises(TargetError) as told:
+        load_target("payments.py:servce")
+
+    assert told.value.why == "It defines: OrderAccepted, PaymentReceived, take_payment."

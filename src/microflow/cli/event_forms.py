@@ -41,7 +41,7 @@ class Form:
 
     def key_of(self, fields: Fields) -> str:
         """The key of an event with these fields. Raises ContractError if there is none."""
-        if self.key is None:
+        if not self.key or "" in self.key:
             raise _no_key(self.event_type, fields, self.target)
         texts = [_key_text(self.event_type, name, fields) for name in self.key]
         return json.dumps(texts, separators=(",", ":"), ensure_ascii=False) if self.key_is_tuple else texts[0]
@@ -56,6 +56,10 @@ def read_fields(arguments: Sequence[str]) -> dict[str, Any]:
         name = name.removesuffix(":")
         if not separator or not name:
             raise ContractError(f"{argument!r} sets no field.", fix="FIELD=VALUE, or FIELD:=JSON")
+        if name in fields:
+            raise ContractError(
+                f"{name} is set twice.", why="Which one is meant?", fix=f"For several values:  {name}:='[1, 2]'"
+            )
         fields[name] = _json(name, text) if as_json else text
     return fields
 
@@ -160,6 +164,12 @@ def _no_key(event_type: str, fields: Fields, target: str | None) -> ContractErro
 
 def _key_text(event_type: str, name: str, fields: Fields) -> str:
     value = fields.get(name)
+    if value == "":
+        raise ContractError(
+            f"{name} is the key of {event_type}, and it is empty.",
+            why="All events with an empty key would wait for each other.",
+            fix=f"{name}=…",
+        )
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
     if name in fields:

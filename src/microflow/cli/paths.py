@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from microflow.addresses import masked
+
 
 def shortened(text: str) -> str:
     """A text in which paths below the working directory begin there."""
@@ -25,5 +27,4 @@ def database_in_words(url: str) -> str:
         return "SQLite in memory"
     if url.startswith("sqlite:///"):
         return f"SQLite {shortened(url.removeprefix('sqlite:///'))}"
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    return masked(url)
