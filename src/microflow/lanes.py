@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from microflow.adoption import Adoption, end
 from microflow.atomic_step import AtomicStep, Settled
 from microflow.dead_letters import attempts_of
 from microflow.deliveries import Execution, Failed, Inside, Postponed, State, Succeeded
@@ -20,7 +21,7 @@ from microflow.errors import HandlerTimeout
 from microflow.execution import AT_ONCE, is_cancelled
 from microflow.handlers import Handler
 from microflow.key_queues import KeyQueue
-from microflow.ports import Blocked, ClaimKey, OrderingKey, TopicPartition
+from microflow.ports import OrderingKey, TopicPartition
 from microflow.reports import Emission, Report, ReportedOutcome, look_away
 from microflow.runtime import Runtime
 from microflow.signals import Signal
@@ -51,18 +52,23 @@ class Lane:
         self._lock = asyncio.Lock()
         self._mailbox: deque[Execution] = deque()
         self._queues: dict[OrderingKey | bytes, KeyQueue] = {}
-        self._under_way: dict[ClaimKey, Execution] = {}
+        self._adoption = Adoption(
+            runtime.assignment,
+            submit=self.submit,
+            remove=self._remove,
+            finish=self._finish,
+            dropped=self._tell_dropped,
+        )
         self._runnable: deque[Execution] = deque()
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._finished: deque[Execution] = deque()
         self._sequence = 0
         self._draining = False
-        self._rebalancing = False
 
     @property
     def idle(self) -> bool:
         """Whether nothing is left to be done here."""
-        return not (self._mailbox or self._tasks or self._under_way or self._lock.locked())
+        return not (self._mailbox or self._tasks or self._adoption.is_anything_under_way or self._lock.locked())
 
     @property
     def busy(self) -> bool:
@@ -101,7 +107,7 @@ class Lane:
     def drain(self) -> None:
         """Start nothing any more; what runs may finish and is committed."""
         self._draining = True
-        self._end(self._mailbox)
+        end(self._mailbox)
         self._mailbox.clear()
         self._runnable.clear()
 
@@ -122,48 +128,19 @@ class Lane:
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions were taken away: what waits is forgotten, what runs becomes an orphan and keeps its key closed."""
-        self._rebalancing = True
-        self._end(each for each in self._mailbox if each.delivery.source in partitions)
+        end(each for each in self._mailbox if each.delivery.source in partitions)
         self._mailbox = deque(each for each in self._mailbox if each.delivery.source not in partitions)
         self._finished = deque(each for each in self._finished if each.delivery.source not in partitions)
         self._runnable = deque(each for each in self._runnable if each.delivery.source not in partitions)
-        for execution in list(self._under_way.values()):
-            self._end(each for each in execution.repeats if each.delivery.source in partitions)
-            execution.repeats = [each for each in execution.repeats if each.delivery.source not in partitions]
-            if execution.delivery.source not in partitions:
-                continue
-            has_run = execution in self._tasks or (
-                execution.outcome is not None and not isinstance(execution.outcome, Inside)
-            )
-            if execution.state is State.WAITING or not has_run:
-                self._remove(execution)
-                self.submit(execution.repeats)
-                continue
-            execution.orphan = True
-            if execution.recalled:
-                self._abandon(execution)
+        self._adoption.lose(partitions, running=self._tasks.keys())
 
     def keep(self, starts: Mapping[TopicPartition, int]) -> None:
         """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain."""
-        self._rebalancing = False
-        for execution in list(self._under_way.values()):
-            start = starts.get(execution.delivery.source)
-            redelivered = start is not None and execution.delivery.record.offset >= start and execution.parked is None
-            if execution.orphan and not redelivered:
-                self._abandon(execution)
+        self._adoption.keep(starts)
         for name in tuple(self._queues):  # something may have waited for one that was dropped
             self._advance(name)
 
-    def _abandon(self, orphan: Execution) -> None:
-        """Let nobody adopt it any more. While it still runs it keeps its key closed; a redelivery waits behind it."""
-        if not orphan.obsolete:
-            orphan.obsolete = True
-            del self._under_way[orphan.claim_key]
-            self.submit(orphan.repeats)
-            orphan.repeats.clear()
-        if orphan.state is not State.FINISHED:
-            return
-        self._remove(orphan)
+    def _tell_dropped(self, orphan: Execution) -> None:
         self._report(orphan, "dropped")
         if orphan.parked is not None:
             self._parked()
@@ -190,7 +167,7 @@ class Lane:
                 continue
             name = execution.delivery.queue
             holding = blocked.get(name) if isinstance(name, OrderingKey) else None
-            if self._joins_another(execution, holding):
+            if self._adoption.joins(execution, holding):
                 continue
             queue = self._queues.setdefault(name, KeyQueue())
             if name not in touched:
@@ -198,7 +175,7 @@ class Lane:
                 touched[name] = None
             self._sequence += 1
             execution.sequence = self._sequence
-            self._under_way[execution.claim_key] = execution
+            self._adoption.begin(execution)
             queue.executions.append(execution)
         for name in touched:
             self._advance(name)
@@ -207,26 +184,7 @@ class Lane:
         execution.ended = True
         self._finish_delivery(execution)
         self._report(execution, "duplicate", diverged=diverged)
-        other = self._under_way.get(execution.claim_key)
-        if other is not None and other.orphan:
-            self._abandon(other)
-
-    def _joins_another(self, execution: Execution, holding: Blocked | None) -> bool:
-        """Whether its event is under way already: an orphan is adopted, a repetition waits for the first one's end."""
-        other = self._under_way.get(execution.claim_key)
-        if other is None:
-            return False
-        if other.orphan and _is_overtaken(execution, holding):
-            self._abandon(other)
-            return False
-        if not other.orphan:
-            other.repeats.append(execution)
-            return True
-        other.orphan = False
-        other.delivery = execution.delivery
-        if other.state is State.FINISHED:
-            self._finished.append(other)
-        return True
+        self._adoption.settled_elsewhere(execution)
 
     # ── execution ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -299,12 +257,11 @@ class Lane:
     def _take_outcome(self, execution: Execution, outcome: Succeeded | Failed) -> None:
         execution.outcome = outcome
         execution.state = State.FINISHED
-        may_return = self._rebalancing or self._runtime.assignment.owns(execution.delivery.source)
-        if execution.orphan and (execution.obsolete or not may_return):
-            self._abandon(execution)
-        elif execution.recalled and not execution.orphan:
+        if execution.orphan:
+            self._adoption.outlived(execution)
+        elif execution.recalled:
             execution.wait_again()
-        elif not execution.orphan:
+        else:
             self._finish(execution)
 
     # ── commitment ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -350,7 +307,7 @@ class Lane:
         self._remove(execution, parked=execution.parks)
         self._finish_delivery(execution)
         self._report(execution, outcome)
-        self._end(execution.repeats)
+        end(execution.repeats)
         for repeat in execution.repeats:
             self._finish_delivery(repeat)
             diverged = repeat.delivery.envelope.content != execution.delivery.envelope.content
@@ -359,8 +316,7 @@ class Lane:
     def _remove(self, execution: Execution, *, parked: bool = False) -> None:
         name = execution.delivery.queue
         execution.ended = True
-        if self._under_way.get(execution.claim_key) is execution:
-            del self._under_way[execution.claim_key]
+        self._adoption.end(execution)
         queue = self._queues.get(name)
         if queue is None:
             return
@@ -369,10 +325,6 @@ class Lane:
             queue.block(execution)
         if not queue.executions:
             del self._queues[name]
-
-    def _end(self, executions: Iterable[Execution]) -> None:
-        for execution in executions:
-            execution.ended = True
 
     def _finish_delivery(self, execution: Execution) -> None:
         delivery = execution.delivery
@@ -407,15 +359,6 @@ class Lane:
                 diverged=diverged,
             )
         )
-
-
-def _is_overtaken(execution: Execution, holding: Blocked | None) -> bool:
-    """Whether another process has parked the event, or one that it must wait for, since an orphan of it began."""
-    if execution.parked is not None:
-        return True
-    if holding is None or execution.handler is None:
-        return False
-    return holding.all_handlers or execution.handler.name in holding.handlers
 
 
 def _outcome_of(execution: Execution) -> ReportedOutcome:

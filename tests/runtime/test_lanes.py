@@ -441,7 +441,9 @@ async def test_after_thousands_of_records_the_runtime_holds_none_of_them() -> No
         assert len(process.told("done", handler="note")) == 5000
         assert 100 < most <= 300
         for lane in worker._lanes:
-            assert [len(each) for each in (lane._mailbox, lane._queues, lane._under_way, lane._runnable)] == [0] * 4
+            assert [len(each) for each in (lane._mailbox, lane._queues, lane._adoption._under_way, lane._runnable)] == [
+                0
+            ] * 4
             assert [len(each) for each in (lane._tasks, lane._finished)] == [0] * 2
         for partition in worker._watermarks._partitions.values():
             assert (len(partition.open), len(partition.done)) == (0, 0)
