@@ -6,8 +6,10 @@ export PYTHON
 
 BIN = .venv/bin
 SET_UP = @scripts/set_up.sh .venv requirements/development.txt
-COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+LOCK = --universal --python-version 3.11 --generate-hashes \
 	--quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+COMPILE = uv pip compile pyproject.toml $(LOCK)
+COMPILE_ALONE = uv pip compile --no-deps $(LOCK)
 
 .PHONY: help
 help: ## list the targets
@@ -49,9 +51,11 @@ bench: ## measure the embedded default beside DBOS
 
 .PHONY: lock
 lock: ## lock the development dependencies anew (needs uv; ARGUMENTS=--upgrade for newer versions)
-	$(COMPILE) --extra dev --extra sqlalchemy --group test --output-file requirements/development.txt $(ARGUMENTS)
+	$(COMPILE) --extra dev --extra postgres --extra sqlalchemy --group test --output-file requirements/development.txt $(ARGUMENTS)
 	$(COMPILE) --group benchmark --constraints requirements/development.txt \
 		--output-file requirements/benchmark.txt $(ARGUMENTS)
+	$(COMPILE_ALONE) --group local-postgresql --output-file requirements/local-postgresql.txt $(ARGUMENTS)
+	$(COMPILE_ALONE) --group local-java --output-file requirements/local-java.txt $(ARGUMENTS)
 
 .PHONY: clean
 clean: ## remove the venvs, the caches and what was built

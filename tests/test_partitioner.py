@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka  # type: ignore[import-untyped]  # it has no types
+from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
 from hypothesis import strategies as st
 

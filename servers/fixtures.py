@@ -1,0 +1,72 @@
+"""The servers as pytest fixtures, shared by all processes of a session, and a loud word where one is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from servers.finding import Found, Missing
+from servers.postgres import fresh_database
+from servers.session import Session
+
+REQUIRE = "MICROFLOW_TEST_REQUIRE"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Session]:
+    """The servers that this test session uses; each is started when a test first needs it."""
+    # pytest-xdist tells all workers the same id; an inner session that a test starts shares its servers, too.
+    session = Session(os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid()))
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="session")
+def kafka(servers: Session) -> Found:
+    """The session's Kafka: `kafka.address` are its bootstrap servers. All tests share it, so name topics and groups
+    uniquely; a test that is hard on its broker starts one of its own (`servers.kafka.Kafka`)."""
+    return _found(servers, "kafka")
+
+
+@pytest.fixture(scope="session")
+def postgres(servers: Session) -> Found:
+    """The session's PostgreSQL: `postgres.address` is the URL of its database `postgres`. A test that restarts or fills
+    its server starts one of its own (`servers.postgres.Postgres`), which syncs what it commits; this one does not."""
+    return _found(servers, "postgres")
+
+
+@pytest.fixture
+def postgres_url(postgres: Found) -> Iterator[str]:
+    """The URL of a fresh, empty database on the session's PostgreSQL, dropped after the test."""
+    with fresh_database(postgres.address) as url:
+        yield url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in full what was not tested for want of a server; an `s` among dots is easily overlooked."""
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _, found, missing = reason.partition(Missing.__name__ + ": ")
+        if found:
+            counts[missing] = counts.get(missing, 0) + 1
+    if counts:
+        terminalreporter.section("servers that are missing", yellow=True, bold=True)
+    for missing, count in counts.items():
+        terminalreporter.write_line(f"{count} tests skipped. {missing}", yellow=True)
+
+
+def _found(servers: Session, kind: str) -> Found:
+    try:
+        return servers.server(kind)
+    except Missing as missing:
+        if kind in required():
+            pytest.fail(f"{REQUIRE} asks for {kind}. {missing}", pytrace=False)
+        pytest.skip(f"{Missing.__name__}: {missing}")
+
+
+def required() -> Sequence[str]:
+    """The kinds of servers without which a test fails instead of being skipped."""
+    return [kind.strip() for kind in os.environ.get(REQUIRE, "").split(",") if kind.strip()]
