@@ -6,13 +6,24 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 from microflow import worker
 from microflow.errors import TransportError
 from microflow.intake import Intake
 from microflow.lanes import Lane
-from microflow.ports import Changes, ClaimKey, OutboxRow, Record, Store, TopicPartition, Transaction, Transport
+from microflow.ports import (
+    Appended,
+    Changes,
+    ClaimKey,
+    OutboxRow,
+    Record,
+    Store,
+    TopicPartition,
+    Transaction,
+    Transport,
+)
 from microflow.relay import Relay
 from microflow.stores.sqlite import SqliteStore, inbox, partitions
 from microflow.watermarks import Watermarks
@@ -100,10 +111,11 @@ class WithoutOutbox:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transaction, name)
 
-    async def write(self, changes: Changes) -> None:
-        self.rows, changes.outbox = changes.outbox, []
+    async def write(self, changes: Changes) -> Sequence[Appended]:
+        self.rows, changes.outbox = [replace(row, publisher=None) for row in changes.outbox], []
         await self._transaction.write(changes)
         changes.outbox = self.rows
+        return [Appended(-1, has_publisher=False) for _ in self.rows]
 
 
 # ── offsets by a lane's own maximum ───────────────────────────────────────────────────────────────────────────────

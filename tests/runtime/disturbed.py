@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from microflow.errors import StoreError, StoreUnavailable, TransportError
 from microflow.ports import (
+    Appended,
     Changes,
     Claim,
     Connection,
@@ -117,9 +118,9 @@ class _Transaction:
     def failure(self) -> StoreError | None:
         return self._transaction.failure
 
-    async def write(self, changes: Changes) -> None:
+    async def write(self, changes: Changes) -> Sequence[Appended]:
         await self._moments.reach("write")
-        await self._transaction.write(changes)
+        return await self._transaction.write(changes)
 
 
 class DisturbedLog:

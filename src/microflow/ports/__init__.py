@@ -8,6 +8,7 @@ from __future__ import annotations
 from microflow.connection import Connection as Connection
 from microflow.connection import Row as Row
 from microflow.ports.clock import Clock as Clock
+from microflow.ports.database import Appended as Appended
 from microflow.ports.database import Blocked as Blocked
 from microflow.ports.database import Changes as Changes
 from microflow.ports.database import Claim as Claim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -105,7 +105,12 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """An emitted event that is to be published. `position` is the store's: within a key it grows in commit order."""
+    """An emitted event that is to be published. `position` is the store's: within a key it grows in commit order.
+
+    `publisher` names the process that publishes it from memory: for a short while after `created_at` others leave it,
+    and what is behind it in its key, to that one. `partition` says where it goes, modulo the partitions of its topic;
+    without one it goes where its key belongs.
+    """
 
     topic: str
     key: bytes | None
@@ -113,6 +118,15 @@ class OutboxRow:
     headers: Headers
     created_at: datetime
     position: int = -1
+    publisher: int | None = None
+    partition: int | None = None
+
+
+class Appended(NamedTuple):
+    """What became of an outbox row: where it stands, and whether it kept its `publisher`."""
+
+    position: int
+    has_publisher: bool
 
 
 @dataclass(slots=True)
@@ -160,7 +174,15 @@ class Transaction(Protocol):
         """The first error of this transaction that no savepoint undid: whoever caught it, nothing can be committed."""
         ...
 
-    async def write(self, changes: Changes) -> None: ...
+    async def write(self, changes: Changes) -> Sequence[Appended]:
+        """Write all of it; return what became of each outbox row, in order.
+
+        A row keeps its `publisher` (which is then the same for all rows of its topic and key in the call) only if no
+        row of that topic and key was there that has another one, or none. This is looked at when the key's locks are
+        taken: so whoever publishes what it has appended as a publisher, in order, overtakes nobody. A row without a
+        key keeps it always.
+        """
+        ...
 
 
 class Ownership(NamedTuple):
@@ -276,7 +298,17 @@ class Outbox(Protocol):
         ...
 
     async def pending(self, *, after: int, limit: int, shards: Collection[int] | None = None) -> Sequence[OutboxRow]:
-        """Rows behind a position, in order; those of some shards only, if these are named."""
+        """Rows behind a position, in order, to look at; those of some shards only, if these are named."""
+        ...
+
+    def scan(
+        self, *, page: int, shards: Collection[int] | None = None, publisher: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[OutboxRow]]]:
+        """All rows, or those of some shards, to publish: in pages of about so many, in order, as of one moment.
+
+        So whoever has come to a row has passed every earlier row of its key, also one that was committed late under a
+        low position. Rows whose `publisher` is the one that is named are left out. Is left within seconds.
+        """
         ...
 
     async def delete(self, positions: Collection[int]) -> None:
@@ -294,7 +326,10 @@ class Outbox(Protocol):
         ...
 
     async def changed(self) -> None:
-        """Return soon after anybody, in this process or another, has committed rows since the last call returned."""
+        """Return soon after anybody, in this process or another, has committed rows since the last call returned.
+
+        For rows that have a publisher, a second or two later is soon enough.
+        """
         ...
 
     async def status(self) -> OutboxStatus: ...

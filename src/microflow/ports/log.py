@@ -125,6 +125,11 @@ class Transport(Protocol):
         """The size (key + value + headers) above which a record is never taken."""
         ...
 
+    @property
+    def publishing_at_once(self) -> int:
+        """How many calls of `publish` at once, each for other partitions, are worth having."""
+        ...
+
     async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
         """Append records to their partitions, in order; return for each None once it is stored durably, or why not.
 

@@ -44,6 +44,10 @@ class RecordedTransport:
     def max_record_bytes(self) -> int:
         return self._transport.max_record_bytes
 
+    @property
+    def publishing_at_once(self) -> int:
+        return self._transport.publishing_at_once
+
     async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
         errors = await self._transport.publish(records)
         for record, error in zip(records, errors, strict=True):

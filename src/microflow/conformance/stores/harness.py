@@ -14,12 +14,14 @@ class Abilities:
     """What a store can do, beyond what it must. A scenario that needs more is left out.
 
     `several_services` may keep their tables in one database. `several_handles`: several processes of a service may
-    use one database at once. `any_decimal`: a `Decimal` of any number of digits comes back, instead of being refused.
+    use one database at once. `writers_at_once`: transactions of several handles may be open at once, having written.
+    `any_decimal`: a `Decimal` of any number of digits comes back, instead of being refused.
     `time_limit` is for one scenario.
     """
 
     several_services: bool = True
     several_handles: bool = True
+    writers_at_once: bool = False
     any_decimal: bool = False
     time_limit: timedelta = timedelta(seconds=60)
 

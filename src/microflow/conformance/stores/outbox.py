@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from microflow.conformance.scenarios import Scenarios
 from microflow.conformance.stores.examples import NOW, SECOND, an_outbox_row, commit
 from microflow.conformance.stores.harness import Harness
-from microflow.ports import OutboxRow, OutboxStatus, Store
+from microflow.ports import Appended, Changes, OrderingKey, OutboxRow, OutboxStatus, Store
 
 outbox: Scenarios[Harness] = Scenarios()
 
 PATIENCE = 10.0
+
+
+async def _append(store: Store, *rows: OutboxRow) -> Sequence[Appended]:
+    async with store.transaction() as transaction:
+        await transaction.fence({}, keys={OrderingKey(row.topic, row.key) for row in rows if row.key is not None})
+        return await transaction.write(Changes(outbox=list(rows)))
+
+
+async def _scan(store: Store, *, page: int = 500, **keywords: Any) -> list[list[bytes | None]]:
+    async with store.outbox.scan(page=page, **keywords) as pages:
+        return [[row.value for row in rows] async for rows in pages]
+
+
+def _mine(number: int, publisher: int | None = 7, **keywords: Any) -> OutboxRow:
+    return replace(an_outbox_row(number, **keywords), publisher=publisher)
 
 
 async def _all(store: Store, *, after: int = -1) -> list[OutboxRow]:
@@ -27,6 +44,7 @@ async def an_outbox_row_comes_back_as_it_was(harness: Harness) -> None:
         an_outbox_row(1),
         replace(an_outbox_row(2), key=None, value=None, headers=()),
         replace(an_outbox_row(3), key=b"", value=b"", headers=(("ü", b"\x00\xff"), ("ü", b""), ("b", b"x" * 70_000))),
+        replace(an_outbox_row(4, key=b"another"), publisher=2**63 - 1, partition=2**31 - 1),
     ]
     await commit(store, outbox=rows)
 
@@ -198,6 +216,153 @@ async def a_key_is_in_one_shard_always(harness: Harness) -> None:
     for key in range(7):
         assert sum(any(row.key == str(key).encode() for row in found) for found in by_shard) == 1
     assert await store.outbox.pending(after=-1, limit=10, shards=()) == []
+
+
+@outbox.add()
+async def a_write_says_where_each_row_stands(harness: Harness) -> None:
+    """What became of each outbox row, in order."""
+    store = await harness.open()
+    rows = [an_outbox_row(number, key=str(number % 5).encode()) for number in range(50)]
+
+    appended = [*await _append(store, *rows), *await _append(store, an_outbox_row(50, key=None))]
+
+    assert [each.position for each in appended] == [row.position for row in await _all(store)]
+    assert not any(each.has_publisher for each in appended)
+    async with store.transaction() as transaction:
+        assert len(await transaction.write(Changes())) == 0
+
+
+@outbox.add()
+async def a_publisher_is_kept_if_nobody_else_has_the_key_in_hand(harness: Harness) -> None:
+    """A row keeps its `publisher` only if no row of that topic and key was there that has another one, or none."""
+    store = await harness.open()
+
+    async def kept(*rows: OutboxRow) -> list[bool]:
+        return [each.has_publisher for each in await _append(store, *rows)]
+
+    assert await kept(_mine(1), _mine(2), _mine(3, key=b"b"), _mine(4, key=None)) == [True] * 4
+    assert await kept(_mine(5), _mine(6, key=b"c")) == [True, True]
+    assert await kept(_mine(7, publisher=8), _mine(8, publisher=8, key=None), _mine(9, publisher=8, key=b"d")) == [
+        False,
+        True,
+        True,
+    ]
+    assert await kept(_mine(10), _mine(11, key=b"b"), _mine(12, topic="refunds")) == [False, True, True]
+    assert await kept(_mine(13, publisher=None, key=b"e")) == [False]
+    assert await kept(_mine(14, key=b"e"), _mine(15, key=b"d")) == [False, False]
+
+    found = {row.value: row.publisher for row in await _all(store)}
+    assert [found[str(number).encode()] for number in (1, 5, 7, 8, 10, 13, 14)] == [7, 7, None, 8, None, None, None]
+    await store.outbox.delete([row.position for row in await _all(store)])
+    assert await kept(_mine(16), _mine(17, key=b"e")) == [True, True]
+
+
+@outbox.add()
+async def an_earlier_row_of_the_same_transaction_counts(harness: Harness) -> None:
+    """No row of that topic and key was there: also none that a handler has appended before, by itself."""
+    store = await harness.open()
+
+    async with store.transaction() as transaction:
+        await transaction.fence({}, keys={OrderingKey("payments", b"order-1")})
+        await transaction.write(Changes(outbox=[an_outbox_row(1)]))
+        appended = await transaction.write(Changes(outbox=[_mine(2), _mine(3, key=b"b")]))
+
+    assert [each.has_publisher for each in appended] == [False, True]
+
+
+@outbox.add()
+async def many_rows_of_others_are_never_overlooked(harness: Harness) -> None:
+    """However many others have in hand: it is kept only if nobody else has the key."""
+    store = await harness.open()
+    await _append(store, *(an_outbox_row(number, key=str(number).encode()) for number in range(1_500)))
+
+    rows = [_mine(number, key=str(number % 1_500).encode()) for number in (0, 99, 100, 101, 777, 1_499)]
+
+    assert not any(each.has_publisher for each in await _append(store, *rows))
+
+
+@outbox.add()
+async def a_scan_gives_everything_in_order_in_pages(harness: Harness) -> None:
+    """All rows, or those of some shards, to publish: in pages of about so many, in order."""
+    store = await harness.open()
+    keys = [str(number % 7).encode() for number in range(100)]
+    await _append(store, *(an_outbox_row(number, key=key) for number, key in enumerate(keys)))
+
+    pages = await _scan(store, page=10)
+
+    found = [value for page in pages for value in page]
+    assert len(pages) >= 5
+    assert sorted(found, key=lambda value: int(value or b"")) == [str(number).encode() for number in range(100)]
+    for key in set(keys):
+        of_key = [int(value or b"") for value in found if keys[int(value or b"")] == key]
+        assert of_key == sorted(of_key)
+    by_shard = [await _scan(store, shards={shard}) for shard in range(store.outbox.shards)]
+    assert sum(len(page) for shard in by_shard for page in shard) == 100
+    assert await _scan(store, shards=()) == []
+
+
+@outbox.add()
+async def a_scan_leaves_out_what_its_publisher_has_in_hand(harness: Harness) -> None:
+    """Rows whose `publisher` is the one that is named are left out."""
+    store = await harness.open()
+    await _append(store, _mine(1), _mine(2, publisher=8, key=b"b"), an_outbox_row(3, key=b"c"), _mine(4, key=None))
+
+    left = {publisher: await _scan(store, publisher=publisher) for publisher in (7, 9, None)}
+    found = {publisher: sorted(value or b"" for page in pages for value in page) for publisher, pages in left.items()}
+    assert found == {7: [b"2", b"3"], 9: [b"1", b"2", b"3", b"4"], None: [b"1", b"2", b"3", b"4"]}
+
+
+@outbox.add()
+async def a_scan_goes_on_while_rows_are_deleted_and_appended(harness: Harness) -> None:
+    """Whoever has come to a row has passed every earlier row of its key, whatever happens meanwhile."""
+    store = await harness.open()
+    await _append(store, *(an_outbox_row(number) for number in range(10)))
+    seen: list[int] = []
+
+    async with store.outbox.scan(page=3) as pages:
+        async for rows in pages:
+            seen += [int(row.value or b"") for row in rows]
+            await store.outbox.delete([row.position for row in rows])
+            await _append(store, an_outbox_row(100 + len(seen)))
+
+    assert seen == sorted(seen)
+    assert seen[:10] == list(range(10))
+
+
+@outbox.add(requires={"writers_at_once"})
+async def a_row_that_was_committed_late_is_not_overtaken_within_a_scan(harness: Harness) -> None:
+    """Whoever has come to a row has passed every earlier row of its key, also one that was committed late under a low
+    position."""
+    store, other = await harness.open(), await harness.open()
+    late = store.transaction()
+    transaction = await late.__aenter__()
+    await transaction.fence({}, keys={OrderingKey("payments", b"a")})
+    await transaction.write(Changes(outbox=[an_outbox_row(1, key=b"a")]))
+    await _append(other, *(an_outbox_row(number, key=b"b") for number in (2, 3, 4)))
+    seen: list[bytes | None] = []
+
+    async with other.outbox.scan(page=1) as pages:
+        async for rows in pages:
+            seen += [row.value for row in rows]
+            if seen == [b"2"]:
+                await late.__aexit__(None, None, None)
+                await _append(other, an_outbox_row(5, key=b"a"))
+
+    assert seen[:3] == [b"2", b"3", b"4"]
+    assert b"5" not in seen or b"1" in seen[: seen.index(b"5")]
+    assert sorted(value or b"" for page in await _scan(other) for value in page) == [b"1", b"2", b"3", b"4", b"5"]
+
+
+@outbox.add()
+async def a_waiting_relay_is_woken_in_a_while_by_rows_that_have_a_publisher(harness: Harness) -> None:
+    """For rows that have a publisher, a second or two later is soon enough: it may have died."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(0)])
+    await asyncio.wait_for(store.outbox.changed(), PATIENCE)
+
+    await commit(store, outbox=[_mine(1, key=b"b")])
+
+    await asyncio.wait_for(store.outbox.changed(), PATIENCE)
 
 
 @outbox.add()

@@ -1,15 +1,25 @@
 -- name: append
 insert into microflow_outbox (service, topic, "key", value, headers, created_at) values (?, ?, ?, ?, ?, ?);
 
+-- name: append in a step
+insert into microflow_outbox (service, topic, "key", value, headers, created_at, publisher, partition)
+values (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: in other hands
+select topic, "key" from microflow_outbox where publisher is not ? limit ?;
+
 -- name: pending
-select topic, "key", value, headers, created_at, position from microflow_outbox where position > ?
-order by position limit ?;
+select topic, "key", value, headers, created_at, position, publisher, partition from microflow_outbox
+where position > ?1 and publisher is not ?3 order by position limit ?2;
 
 -- name: delete
 delete from microflow_outbox where position in (select value from json_each(?));
 
 -- name: last position
 select seq from sqlite_sequence where name = 'microflow_outbox';
+
+-- name: anybody's
+select exists (select 1 from microflow_outbox where position > ? and publisher is null);
 
 -- name: status
 select count(*), (select created_at from microflow_outbox order by position limit 1) from microflow_outbox;

@@ -43,7 +43,7 @@ class SqliteStore:
         self.inbox = SqliteInbox(database, names)
         self.parking = SqliteParking(database, names)
         self.dead_letters = SqliteDeadLetters(database, names)
-        self.outbox = SqliteOutbox(database)
+        self.outbox = SqliteOutbox(database, clock=clock)
         self.handlers = SqliteHandlers(database, names)
 
     @classmethod

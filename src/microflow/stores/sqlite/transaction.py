@@ -8,7 +8,7 @@ from datetime import datetime
 
 from microflow.embedded.errors import translated
 from microflow.errors import StoreError
-from microflow.ports import Changes, Claim, OrderingKey, TopicPartition
+from microflow.ports import Appended, Changes, Claim, OrderingKey, TopicPartition
 from microflow.stores.sqlite import outbox, partitions
 from microflow.stores.sqlite.connection import SqliteConnection, ended_behind_our_back
 from microflow.stores.sqlite.dead_letters import DeadLettersInTransaction
@@ -52,16 +52,16 @@ class SqliteTransaction:
                     self._dead_letters.has_succeeded(claim.key)
             return granted
 
-    async def write(self, changes: Changes) -> None:
+    async def write(self, changes: Changes) -> Sequence[Appended]:
         self._connection.check_usable()
         with translated():
             self._bury(changes)
             for parked in changes.parked:
                 self._parking.park(parked)
                 self._inbox.set_status(parked.claim, "parked", completed_at=None)
-            if changes.outbox:
-                outbox.append(self._raw, self._names.service, changes.outbox)
+            appended = outbox.append_in_step(self._raw, self._names.service, changes.outbox) if changes.outbox else ()
             partitions.advance(self._raw, self._names, changes.watermarks)
+            return appended
 
     def end(self) -> None:
         """Make the connection useless before the commit; raises if nothing may be committed."""
