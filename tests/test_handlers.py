@@ -488,3 +488,72 @@ def test_a_parameter_with_a_default_is_left_alone_if_unknown(tmp_path: Path) -> 
 
     assert [(name, optional) for name, _, _, optional in asked] == [("order", False), ("cards", True), ("n", True)]
     assert asked[1][2].__name__ == "Cards"
+
+
+SESSIONS = """
+        from sqlalchemy.ext.asyncio import AsyncSession
+        from typing_extensions import TypeAliasType
+        class Session(AsyncSession): ...
+        Alias = TypeAliasType("Alias", Session)
+"""
+
+
+def test_a_session_of_sqlalchemy_is_asked_for_by_its_class_or_one_of_its_own(tmp_path: Path) -> None:
+    handlers = handlers_of(
+        tmp_path,
+        f"""{SESSIONS}
+        @on("OrderAccepted")
+        async def f(order: OrderAccepted, session: AsyncSession, other: Session, alias: Alias) -> None: ...
+        """,
+    )
+
+    assert [(each.name, each.asks_for, each.key.__name__) for each in handlers["f"].parameters[1:]] == [
+        ("session", "session", "AsyncSession"),
+        ("other", "session", "Session"),
+        ("alias", "session", "Session"),
+    ]
+    assert handlers["f"].asks_for_connection
+
+
+def test_a_session_with_a_name_is_asked_of_the_lifespan(tmp_path: Path) -> None:
+    handlers = handlers_of(
+        tmp_path,
+        f"""{SESSIONS}
+        @on("OrderAccepted")
+        async def f(order: OrderAccepted, reports: Annotated[AsyncSession, "reports"]) -> None: ...
+        """,
+    )
+
+    assert handlers["f"].parameters[1].asks_for == "dependency"
+    assert not handlers["f"].asks_for_connection
+
+
+def test_a_plain_def_may_not_ask_for_a_session(tmp_path: Path) -> None:
+    error = misuse(
+        tmp_path,
+        f"""{SESSIONS}
+        @on("OrderAccepted")  # the mark
+        def f(order: OrderAccepted, session: AsyncSession) -> None: ...
+        """,
+    )
+
+    assert error.what == "f is a plain def and asks for AsyncSession."
+    assert error.where == place_of(tmp_path, "# the mark")
+
+
+def test_a_session_without_the_extra_is_told_with_the_line_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy alone can be imported: what its asynchronous half needs is missing when the first session is used."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    error = misuse(
+        tmp_path,
+        f"""{SESSIONS}
+        @on("OrderAccepted")
+        async def f(order: OrderAccepted, session: AsyncSession) -> None: ...
+        """,
+    )
+
+    assert error.what == "f asks for a session of SQLAlchemy, whose asynchronous half is not installed."
+    assert error.fix == 'pip install "microworkflow[sqlalchemy]"'

@@ -134,9 +134,7 @@ class AtomicStep:
         loop = asyncio.get_running_loop()
         runtime.reach("before handler")
         task = loop.create_task(
-            runtime.executor.execute(
-                handler, execution.delivery, attempt=execution.attempt, connection=transaction.connection
-            )
+            runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt, transaction=transaction)
         )
         limits = runtime.limits
         runtime.deadlines.watch(task, min(handler.deadline or limits.deadline, limits.connection_deadline))

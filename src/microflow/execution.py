@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
-from microflow.connection import Connection
 from microflow.context import Context
 from microflow.decoding import decode
 from microflow.deliveries import Delivery, Succeeded
@@ -26,7 +25,7 @@ from microflow.frames import place_waiting
 from microflow.handlers import Handler, Parameter
 from microflow.limits import Limits
 from microflow.places import place_of
-from microflow.ports import Clock
+from microflow.ports import Clock, Transaction
 from microflow.service import CallNext, Definition, Middleware
 
 logger = logging.getLogger("microflow.execution")
@@ -56,16 +55,16 @@ class Executor:
             _check_provided(handler, provided)
 
     async def execute(
-        self, handler: Handler, delivery: Delivery, *, attempt: int, connection: Connection | None = None
+        self, handler: Handler, delivery: Delivery, *, attempt: int, transaction: Transaction | None = None
     ) -> Succeeded:
-        """Run a handler once; whatever it raises is an attempt that failed.
+        """Run a handler once, inside `transaction` if it asks for that; whatever it raises is an attempt that failed.
 
         Raises ContractError if it emits what it does not declare, DecodeError if its event cannot be read.
         """
         event = decode(handler.event_class, delivery.record.value, delivery.envelope.content_type)
         context = self._context(handler, delivery, attempt)
         async with AsyncExitStack() as entered:
-            call: CallNext = functools.partial(self._call, handler, connection, entered)
+            call: CallNext = functools.partial(self._call, handler, transaction, entered)
             swallowed = _Swallowed()
             for middleware in reversed(self._definition.middleware):
                 call = functools.partial(swallowed.watch, middleware, call)
@@ -96,9 +95,15 @@ class Executor:
         )
 
     async def _call(
-        self, handler: Handler, connection: Connection | None, entered: AsyncExitStack, event: Message, context: Context
+        self,
+        handler: Handler,
+        transaction: Transaction | None,
+        entered: AsyncExitStack,
+        event: Message,
+        context: Context,
     ) -> Any:
         arguments: dict[str, Any] = {}
+        sessions: list[Any] = []
         for parameter in handler.parameters:
             match parameter.asks_for:
                 case "event":
@@ -106,7 +111,13 @@ class Executor:
                 case "context":
                     arguments[parameter.name] = context
                 case "connection":
-                    arguments[parameter.name] = connection
+                    assert transaction is not None
+                    arguments[parameter.name] = transaction.connection
+                case "session":
+                    assert transaction is not None
+                    session = await entered.enter_async_context(transaction.session(parameter.key))
+                    sessions.append(session)
+                    arguments[parameter.name] = session
                 case "dependency":
                     if parameter.key in self._provided:
                         arguments[parameter.name] = await self._dependency(parameter, context, entered)
@@ -114,7 +125,11 @@ class Executor:
             value = handler.function(**arguments)
             if inspect.isawaitable(value):
                 value = await value
-            return await drain_async(value, limit=self._limits.max_emitted)
+            value = await drain_async(value, limit=self._limits.max_emitted)
+            if transaction is not None and transaction.failure is None:
+                for session in sessions:
+                    await session.flush()  # before the kept writes; what is wrong with it is this handler's failure
+            return value
         return await _in_thread(functools.partial(self._run_and_drain, handler, arguments), handler)
 
     async def _dependency(self, parameter: Parameter, context: Context, entered: AsyncExitStack) -> Any:

@@ -212,10 +212,13 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What a parameter of a handler asks for. `key` is what `lifespan` must provide, for a dependency."""
+    """What a parameter of a handler asks for.
+
+    `key` is what `lifespan` must provide, for a dependency, and the session's class, for an SQLAlchemy session.
+    """
 
     name: str
-    asks_for: Literal["event", "context", "connection", "dependency"]
+    asks_for: Literal["event", "context", "connection", "session", "dependency"]
     key: Any
     optional: bool
 
@@ -239,4 +242,5 @@ class Handler:
 
     @property
     def asks_for_connection(self) -> bool:
-        return any(parameter.asks_for == "connection" for parameter in self.parameters)
+        """Whether it runs inside the transaction: it asks for that one's connection, or for a session on it."""
+        return any(parameter.asks_for in ("connection", "session") for parameter in self.parameters)

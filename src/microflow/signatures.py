@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
@@ -30,13 +32,7 @@ def handler_of(function: Callable[..., Any], recorded: Mapping[str, str]) -> Han
     parameters = tuple(_parameters(function, hints, where))
     event_class = next(parameter.key for parameter in parameters if parameter.asks_for == "event")
     is_async = _is_async(function)
-    if not is_async and any(parameter.asks_for == "connection" for parameter in parameters):
-        raise DefinitionError(
-            f"{function.__name__} is a plain def and asks for Connection.",
-            where=where,
-            why="A plain function runs in a thread, and the transaction lives on the event loop.",
-            fix=f"Write `async def {function.__name__}`, or use context.write(…).",
-        )
+    _check_inside(function, parameters, where, is_async=is_async)
     names = inspect.unwrap(function).__globals__
     emits = read_emits(hints["return"], function=function.__name__, where=where, names=names)
     for event in (event_class, *classes_of(emits)):
@@ -64,6 +60,25 @@ def handler_of(function: Callable[..., Any], recorded: Mapping[str, str]) -> Han
         is_async=is_async,
         where=where,
     )
+
+
+def _check_inside(function: Callable[..., Any], parameters: Sequence[Parameter], where: str, *, is_async: bool) -> None:
+    """What a handler that runs inside the transaction needs."""
+    inside = next((each for each in parameters if each.asks_for in ("connection", "session")), None)
+    if inside is not None and not is_async:
+        raise DefinitionError(
+            f"{function.__name__} is a plain def and asks for {inside.key.__name__}.",
+            where=where,
+            why="A plain function runs in a thread, and the transaction lives on the event loop.",
+            fix=f"Write `async def {function.__name__}`, or use context.write(…).",
+        )
+    if any(each.asks_for == "session" for each in parameters) and importlib.util.find_spec("greenlet") is None:
+        raise DefinitionError(
+            f"{function.__name__} asks for a session of SQLAlchemy, whose asynchronous half is not installed.",
+            where=where,
+            why="It needs the package greenlet.",
+            fix='pip install "microworkflow[sqlalchemy]"',
+        )
 
 
 def _agreed(marks: Sequence[Mark], word: str, function: Callable[..., Any]) -> Any:
@@ -182,7 +197,16 @@ def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
         return Parameter(parameter.name, "context", plain, optional)
     if plain is Connection:
         return Parameter(parameter.name, "connection", plain, optional)
+    if _is_session(named := _without_alias(annotation)):
+        return Parameter(parameter.name, "session", named, optional)
     return Parameter(parameter.name, "dependency", _without_none(annotation), optional)
+
+
+def _is_session(annotation: Any) -> bool:
+    # SQLAlchemy is not imported for this: whoever annotates with its class has it. Annotated[AsyncSession, "name"] is
+    # somebody else's session, provided by the lifespan.
+    alchemy = sys.modules.get("sqlalchemy.ext.asyncio")
+    return alchemy is not None and isinstance(annotation, type) and issubclass(annotation, alchemy.AsyncSession)
 
 
 def _without_none(annotation: Any) -> Any:
@@ -193,8 +217,11 @@ def _without_none(annotation: Any) -> Any:
 
 
 def _without_metadata(annotation: Any) -> Any:
+    annotation = _without_alias(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         return _without_metadata(typing.get_args(annotation)[0])
-    if type(annotation).__name__ == "TypeAliasType":
-        return _without_metadata(annotation.__value__)
     return annotation
+
+
+def _without_alias(annotation: Any) -> Any:
+    return _without_alias(annotation.__value__) if type(annotation).__name__ == "TypeAliasType" else annotation

@@ -114,6 +114,9 @@ class _Transaction:
     def connection(self) -> Connection:
         return self._transaction.connection
 
+    def session(self, kind: type[Any]) -> AbstractAsyncContextManager[Any]:
+        return self._transaction.session(kind)
+
     @property
     def failure(self) -> StoreError | None:
         return self._transaction.failure

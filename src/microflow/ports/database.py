@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from microflow.connection import Connection
 from microflow.errors import StoreError
@@ -167,6 +167,13 @@ class Transaction(Protocol):
     @property
     def connection(self) -> Connection:
         """For handlers and their kept writes. Usable from `claim` to `write`."""
+        ...
+
+    def session(self, kind: type[Any]) -> AbstractAsyncContextManager[Any]:
+        """A session of SQLAlchemy, of this class, on `connection`; its objects are detached when the block ends.
+
+        It cannot end the transaction, and an SQL error in it counts as one on `connection`.
+        """
         ...
 
     @property

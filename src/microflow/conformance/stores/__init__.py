@@ -32,5 +32,9 @@ Scenario: TypeAlias = suites.Scenario[Harness]
 
 def scenarios(abilities: Abilities) -> Sequence[Scenario]:
     """Everything that a store with these abilities has to pass."""
-    subjects = (transactions, claims, parking, dead_letters, outbox, connections, values, own_tables)
+    subjects = [transactions, claims, parking, dead_letters, outbox, connections, values, own_tables]
+    if abilities.sessions:
+        from microflow.conformance.stores.sessions import sessions  # SQLAlchemy is an extra
+
+        subjects.append(sessions)
     return [scenario for subject in subjects for scenario in subject.all if scenario.suits(abilities)]

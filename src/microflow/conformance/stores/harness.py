@@ -16,6 +16,7 @@ class Abilities:
     `several_services` may keep their tables in one database. `several_handles`: several processes of a service may
     use one database at once. `writers_at_once`: transactions of several handles may be open at once, having written.
     `any_decimal`: a `Decimal` of any number of digits comes back, instead of being refused.
+    `sessions`: handlers may ask for a session of SQLAlchemy (which must be installed to try that).
     `time_limit` is for one scenario.
     """
 
@@ -23,6 +24,7 @@ class Abilities:
     several_handles: bool = True
     writers_at_once: bool = False
     any_decimal: bool = False
+    sessions: bool = True
     time_limit: timedelta = timedelta(seconds=60)
 
 

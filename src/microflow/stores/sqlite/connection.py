@@ -100,6 +100,19 @@ class SqliteConnection:
         if not self._connection.in_transaction:  # each statement would be committed by itself
             raise ended_behind_our_back()
 
+    def notice(self, error: BaseException, sql: str) -> None:
+        """A statement that did not come this way has failed: the transaction is as spoilt as if it had."""
+        if isinstance(error, sqlite3.Error):
+            failure: StoreError = translate(error)
+        else:
+            failure = error if isinstance(error, StoreError) else SqlError(f"{type(error).__name__}: {error}")
+        failure.__cause__ = None if failure is error else error
+        self._fail(failure, sql)
+
+    def undone(self) -> None:
+        """A savepoint that was not made here has undone whatever had failed."""
+        self.failure = None
+
     def close(self) -> None:
         """The transaction is over."""
         self._open = False

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from microflow.embedded.database import Database
 from microflow.embedded.errors import cannot_open
@@ -14,6 +16,7 @@ from microflow.embedded.statements import statements
 from microflow.errors import IdentityError, StoreUnavailable
 from microflow.ports import Clock, Migration
 from microflow.stores.sqlite import tables
+from microflow.stores.sqlite.connection import SqliteConnection
 from microflow.stores.sqlite.dead_letters import SqliteDeadLetters
 from microflow.stores.sqlite.handlers import SqliteHandlers
 from microflow.stores.sqlite.inbox import SqliteInbox
@@ -38,6 +41,7 @@ class SqliteStore:
         self._service = service
         self._clock = clock
         self._closed = False
+        self._sessions: Any = None
         self._names = names = Names(service)
         self.partitions = SqlitePartitions(database, names)
         self.inbox = SqliteInbox(database, names)
@@ -71,7 +75,7 @@ class SqliteStore:
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         async with self._database.writing(runs_foreign_code=True) as connection:
-            transaction = SqliteTransaction(connection, self._names)
+            transaction = SqliteTransaction(connection, self._names, self._open_session)
             try:
                 yield transaction
                 transaction.end()
@@ -106,3 +110,10 @@ class SqliteStore:
             self.outbox.close()
             self.parking.close()
             self._database.close()
+
+    def _open_session(self, kind: type[Any], connection: SqliteConnection) -> AbstractAsyncContextManager[Any]:
+        from microflow.stores.sqlite.sessions import SqliteSessions  # SQLAlchemy is an extra
+
+        self._sessions = self._sessions or SqliteSessions()
+        session: AbstractAsyncContextManager[Any] = self._sessions.open(kind, connection)
+        return session

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from typing import Any, TypeAlias
 
 from microflow.embedded.errors import translated
 from microflow.errors import StoreError
@@ -16,12 +18,15 @@ from microflow.stores.sqlite.inbox import InboxInTransaction
 from microflow.stores.sqlite.names import Names, NamesInTransaction
 from microflow.stores.sqlite.parking import ParkingInTransaction
 
+OpenSession: TypeAlias = Callable[[type[Any], SqliteConnection], AbstractAsyncContextManager[Any]]
+
 
 class SqliteTransaction:
     """`microflow.ports.Transaction` on the write connection. Nothing in it awaits, so nobody else comes between."""
 
-    def __init__(self, connection: sqlite3.Connection, names: Names) -> None:
+    def __init__(self, connection: sqlite3.Connection, names: Names, open_session: OpenSession) -> None:
         self._raw = connection
+        self._open_session = open_session
         self._connection = SqliteConnection(connection)
         self._names = NamesInTransaction(names, connection)
         self._parking = ParkingInTransaction(connection, self._names)
@@ -31,6 +36,9 @@ class SqliteTransaction:
     @property
     def connection(self) -> SqliteConnection:
         return self._connection
+
+    def session(self, kind: type[Any]) -> AbstractAsyncContextManager[Any]:
+        return self._open_session(kind, self._connection)
 
     @property
     def failure(self) -> StoreError | None:

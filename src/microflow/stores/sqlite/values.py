@@ -166,12 +166,27 @@ def declared_types() -> Iterator[None]:
     by `register_converter`, ours would change what the user's own connections give. So they are there for that
     moment only: about 1 µs.
     """
+    with _converters() as table:
+        table.update(CONVERTERS)
+        yield
+
+
+@contextlib.contextmanager
+def stored_types() -> Iterator[None]:
+    """Let a statement executed inside give its columns as SQLite stores them, whatever their declared types."""
+    with _converters() as table:
+        table.clear()
+        yield
+
+
+@contextlib.contextmanager
+def _converters() -> Iterator[dict[str, Callable[[bytes], Any]]]:
+    """The table of sqlite3, changed for a moment."""
     table = sqlite3.converters
     with _ours_are_in_place:
         before = dict(table)
-        table.update(CONVERTERS)
         try:
-            yield
+            yield table
         finally:
             table.clear()
             table.update(before)
