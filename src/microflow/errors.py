@@ -12,12 +12,14 @@ MicroflowError
 ├── Fenced                   another process owns the partition now
 ├── StoreError               the database said no
 │   ├── StoreUnavailable     … because it cannot be reached, or cannot write
+│   │   ├── StoreUnreachable … because nobody answers at its address; somebody may, soon
 │   │   └── StoreGone        … and will not be again: it was deleted
 │   ├── TransactionAborted   … because an earlier statement of the transaction failed
 │   ├── SqlError             … because the statement is wrong
 │   └── IntegrityViolation   … because a constraint forbids it
 │       ├── UniqueViolation · ForeignKeyViolation · NotNullViolation · CheckViolation
 └── TransportError           the log said no
+    ├── LogUnreachable       … nothing: nobody answers at its address; somebody may, soon
     ├── LogGone              … and will not be there again: it was deleted
     └── RecordTooLarge       … and will never take this record
 """
@@ -109,6 +111,10 @@ class StoreUnavailable(StoreError):
     transient = True
 
 
+class StoreUnreachable(StoreUnavailable):
+    """Nobody answers at the database's address, or it is still starting: worth another try."""
+
+
 class StoreGone(StoreUnavailable):
     """The database was deleted, or replaced by another one, while it was open: what is committed now is lost."""
 
@@ -148,6 +154,10 @@ class CheckViolation(IntegrityViolation):
 
 class TransportError(MicroflowError):
     """The log did not take or give a record; the same call may succeed later."""
+
+
+class LogUnreachable(TransportError):
+    """Nobody answers at the log's address: worth another try."""
 
 
 class LogGone(TransportError):

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 from microflow.clocks import SystemClock
-from microflow.connect import connect_store, connect_transport
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
 from microflow.ports import Clock
+from microflow.reaching import Reaching
+from microflow.readiness import Readiness
 from microflow.reports import Observe, look_away
 from microflow.service import Definition, Service, build, service_of
 from microflow.settings import Settings, read_settings
@@ -39,6 +40,10 @@ class Running:
     async def ended(self) -> None:
         await self.worker.ended()
 
+    async def readiness(self) -> Readiness:
+        """Whether the service is ready for work, for whoever asks this process."""
+        return await self.worker.readiness()
+
 
 @asynccontextmanager
 async def running(
@@ -55,15 +60,17 @@ async def running(
     project's files. `migrate=False` leaves the service's own tables alone. If the service cannot go on, the block
     is cancelled and the service's error raised.
 
-    Raises DefinitionError, SettingsError, IdentityError, StoreError or TransportError when it cannot start.
+    A log or a database that does not answer yet is waited for, for `settings.wait`. Raises DefinitionError,
+    SettingsError, IdentityError, StoreError or TransportError when it cannot start.
     """
     settings = read_settings() if settings is None else settings
     definition = build(service_of(service), topics=settings.topics)
     clock = clock or SystemClock()
     async with AsyncExitStack() as opened:
-        transport = connect_transport(settings, clock=clock)
+        reaching = Reaching(settings, clock=clock)
+        transport = await reaching.log()
         opened.push_async_callback(transport.close)
-        store = await connect_store(settings, service=definition.name, clock=clock)
+        store = await reaching.store(definition.name)
         opened.push_async_callback(store.close)
         surroundings = Surroundings(
             store=store,

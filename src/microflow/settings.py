@@ -20,6 +20,7 @@ from microflow.addresses import masked
 from microflow.errors import SettingsError
 from microflow.project_files import ProjectFile, find_project_file
 from microflow.setting_values import Reader, count, one_of, retention, span, text
+from microflow.socket_addresses import SocketAddress, read_address
 
 logger = logging.getLogger("microflow.settings")
 
@@ -53,8 +54,12 @@ SETTINGS = (
     Setting("database", text, None, "the database of all services: sqlite:///PATH"),
     Setting("log_level", one_of("debug", "info", "warning", "error"), "info", "from which level on is logged"),
     Setting("log_format", one_of("auto", "console", "json"), "auto", "lines for a person, or JSON"),
+    Setting("wait", span, timedelta(seconds=30), "how long a start waits for a log or a database that is not up yet"),
     Setting("drain", span, timedelta(seconds=25), "the longest a stop may take"),
     Setting("concurrency", count, 100, "handlers that run at once"),
+    Setting("workers", count, 1, "processes of `microflow run`"),
+    Setting("migrate", one_of("auto", "never"), "auto", "whether a start makes and changes tables"),
+    Setting("health", read_address, None, "where /live and /ready are answered, for example :8081"),
     Setting("fault", text, "", "where a test makes the process fail"),
 )
 TOPIC_SETTINGS = (
@@ -82,7 +87,8 @@ class Settings:
     """`home` is where `.microflow/` lies; `kafka` is `host:port,…`, `local:PATH` or `memory:`; `databases` maps
     services to URLs and `database` is that of all others (None: a SQLite file each in `.microflow/`); `topics`
     records the topic of types that do not say it themselves; `topic` is how topics are made and `topic_of` how those
-    are that differ; `drain` is the longest a stop may take."""
+    are that differ; `wait` is how long a start waits for a log or a database that is not up yet, `drain` the longest
+    a stop may take; `health` is where `/live` and `/ready` are answered."""
 
     home: Path
     kafka: str
@@ -93,8 +99,12 @@ class Settings:
     topic_of: Mapping[str, TopicSettings] = field(default_factory=dict)
     log_level: str = "info"
     log_format: str = "auto"
+    wait: timedelta = timedelta(seconds=30)
     drain: timedelta = timedelta(seconds=25)
     concurrency: int = 100
+    workers: int = 1
+    migrate: str = "auto"
+    health: SocketAddress | None = None
     fault: str = ""
 
     def __repr__(self) -> str:

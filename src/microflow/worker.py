@@ -22,6 +22,7 @@ from microflow.outages import Outages
 from microflow.ownership import Assignment
 from microflow.parking import Parking
 from microflow.ports import Clock, Migration, Store, Transport
+from microflow.readiness import Readiness
 from microflow.relay import Relay
 from microflow.reports import Observe, look_away
 from microflow.runtime import Runtime
@@ -71,6 +72,7 @@ class Worker:
         self._migrations = migrations
         self._entered = AsyncExitStack()
         self._lanes: list[Lane] = []
+        self._stopping = False
         self._said_everything = False
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = Signal(surroundings.clock)
@@ -128,6 +130,7 @@ class Worker:
         if isinstance(self._failure, StoreGone | LogGone):  # there is nothing to finish in
             await self.kill()
             return False
+        self._stopping = True
         clock = self._surroundings.clock
         end = clock.monotonic() + drain
         self._intake.drain()
@@ -184,11 +187,26 @@ class Worker:
         owned = len(self._watermarks.positions())
         return Standing(owned, sum(topic.partitions for topic in topics.values()), status.pending)
 
+    async def readiness(self) -> Readiness:
+        """Whether the service, which has joined its group, can be given work now: its database answers and can be
+        written, and it does not stop."""
+        missing = []
+        if self._stopping:
+            missing.append("it is stopping")
+        if self._outages.out:
+            missing.append("its database cannot be written")
+        try:
+            await self._surroundings.store.time()
+        except StoreError as error:
+            missing.append(f"its database does not answer: {error.what}")
+        return Readiness(tuple(missing))
+
     # ── putting it together ───────────────────────────────────────────────────────────────────────────────────────
 
     def _assemble(self, provided: Mapping[Any, Any]) -> Runtime:
         given = self._surroundings
         self._watermarks = Watermarks()
+        self._outages = Outages(given.store, clock=given.clock, chance=given.chance)
         runtime = Runtime(
             definition=self.definition,
             store=given.store,
@@ -205,7 +223,7 @@ class Worker:
             assignment=Assignment(),
             watermarks=self._watermarks,
             deadlines=Deadlines(given.clock),
-            outages=Outages(given.store, clock=given.clock, chance=given.chance),
+            outages=self._outages,
             observe=given.observe,
             reach=given.reach,
         )

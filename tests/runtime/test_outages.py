@@ -60,6 +60,29 @@ async def test_while_the_database_is_away_everything_waits_and_nothing_is_counte
         assert await it.dead_letters() == []
 
 
+@virtual
+async def test_while_the_database_is_away_the_service_is_not_ready_and_says_why() -> None:
+    """Rule 23."""
+    moments = Moments()
+
+    @on("Placed", retry=SOON)
+    async def accept(order: Placed, context: Context) -> Accepted:
+        context.write(WRITE, "accept", order.order)
+        return Accepted(order=order.order)
+
+    async with bench() as it:
+        process = await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        assert (await process.worker.readiness()).ready
+        moments.out = True
+        await it.emit(Placed(order="a"))
+        await it.pass_time(10)
+        assert (await process.worker.readiness()).missing == ("its database cannot be written",)
+        moments.out = False
+        await it.pass_time(10)
+
+        assert (await process.worker.readiness()).ready
+
+
 @pytest.mark.parametrize("moment", ["begin", "fence", "claim", "write", "commit", "committed", "inbox.seen"])
 def test_a_passing_error_is_tried_five_times_uncounted(moment: str) -> None:
     """Rule 5: "serialization failures, deadlocks and connections that died are first retried five times"."""

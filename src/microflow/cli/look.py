@@ -26,6 +26,12 @@ class Look:
         """The level that was asked for, None if none was."""
         return "debug" if self.verbose else "warning" if self.quiet else None
 
+    @property
+    def typed(self) -> list[str]:
+        """The options that give another process the same look."""
+        flags = {"--quiet": self.quiet, "--verbose": self.verbose, "--json": self.json}
+        return [flag for flag, given in flags.items() if given]
+
 
 def look_options(function: Command) -> Command:
     """Add `-q`, `-v` and `--json` to a verb."""

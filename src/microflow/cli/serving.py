@@ -13,20 +13,24 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from microflow.cli.colours import wants_colour
 from microflow.cli.console_lines import console_line, in_words
 from microflow.cli.garbage import collect_seldom
+from microflow.cli.health import Vitals, answering
 from microflow.cli.identities import with_files
 from microflow.cli.look import Look
 from microflow.cli.paths import database_in_words, log_in_words
 from microflow.cli.report_lines import instant_text, json_line, milliseconds, report_fields
 from microflow.cli.screen import Screen
 from microflow.cli.stopping import Stopping, request_at_end_of_input
+from microflow.cli.workers import Workers
 from microflow.clocks import SystemClock
-from microflow.errors import IdentityError, TargetError
+from microflow.errors import IdentityError, SettingsError, TargetError
 from microflow.hosting import Running, running
 from microflow.logs import set_up_logging
+from microflow.readiness import Readiness
 from microflow.reports import Report
 from microflow.service import Definition, build
 from microflow.settings import MEMORY, Settings, read_settings
@@ -50,9 +54,7 @@ class Served:
     definition: Definition
 
 
-def serve(
-    targets: Sequence[str], *, flags: Mapping[str, str | None], look: Look, migrate: bool, supervised: bool = False
-) -> int:
+def serve(targets: Sequence[str], *, flags: Mapping[str, str | None], look: Look, supervised: bool = False) -> int:
     """Run the services that targets name until they are told to stop; return the exit code.
 
     A `supervised` process is told by the end of its input, too.
@@ -61,16 +63,38 @@ def serve(
     screen = Screen(look, log_format=settings.log_format)
     set_up(screen, settings)
     _warn_of_namesake()
+    stopping = Stopping(drain=settings.drain, told=lambda: _tell_stop(screen, settings, quiet=supervised))
+    screen.gone = stopping.request
+    if settings.workers > 1:
+        _refuse_memory(settings)
+        command = [*targets, *_typed(flags), *look.typed]
+        return stopping.run(Workers(command, settings, screen=screen).run)
     served = load(targets, settings)
     collect_seldom()
-    stopping = Stopping(drain=settings.drain, told=lambda: _tell_stop(screen, settings))
-    screen.gone = stopping.request
     if supervised:
         request_at_end_of_input(stopping)
     with _in_one_memory(settings, served) as where:
         inner = replace(where, drain=settings.drain * FOR_THE_SERVICES)
-        serving = Serving(served, inner, screen=screen, migrate=migrate)
+        serving = Serving(served, inner, screen=screen, supervised=supervised)
         return stopping.run(serving.run)
+
+
+def _typed(flags: Mapping[str, str | None]) -> list[str]:
+    """The flags as they were typed, but for those that a worker is given its own of."""
+    return [
+        word
+        for name, value in flags.items()
+        if value is not None and name not in ("workers", "health")
+        for word in (f"--{name}", value)
+    ]
+
+
+def _refuse_memory(settings: Settings) -> None:
+    if settings.kafka == MEMORY:
+        raise SettingsError(
+            f"A log in memory is one process's, and --workers {settings.workers} makes several.",
+            fix="Leave --workers out, or keep the log:  --log local:PATH",
+        )
 
 
 def set_up(screen: Screen, settings: Settings) -> None:
@@ -126,11 +150,16 @@ def _refuse_twin(target: Target, definition: Definition, other: Served) -> None:
 class Serving:
     """Services at work in this process, and what is shown of them."""
 
-    def __init__(self, served: Sequence[Served], settings: Settings, *, screen: Screen, migrate: bool) -> None:
+    def __init__(
+        self, served: Sequence[Served], settings: Settings, *, screen: Screen, supervised: bool = False
+    ) -> None:
         self._served = served
         self._settings = settings
         self._screen = screen
-        self._migrate = migrate
+        self._supervised = supervised
+        self._running: dict[str, Running] = {}
+        self._leaving: set[str] = set()
+        self._health_port: int | None = None
         self._clock = SystemClock()
         self._started = time.monotonic()
         self._ready = 0
@@ -142,6 +171,12 @@ class Serving:
         """Run until cancelled; raises why the first service that cannot go on cannot."""
         self._tell_header()
         loop = asyncio.get_running_loop()
+        if self._settings.health is None:
+            return await self._run_all(loop)
+        with answering(self._settings.health, Vitals(loop, self._readiness)) as self._health_port:
+            return await self._run_all(loop)
+
+    async def _run_all(self, loop: asyncio.AbstractEventLoop) -> int:
         tasks = [loop.create_task(self._run_one(each)) for each in self._served]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,10 +201,26 @@ class Serving:
             settings=self._settings,
             observe=self._observe,
             clock=self._clock,
-            migrate=self._migrate,
+            migrate=self._settings.migrate == "auto",
         ) as it:
-            await self._tell_ready(it)
-            await it.ended()
+            self._running[it.name] = it
+            try:
+                await self._tell_ready(it)
+                await it.ended()
+            finally:
+                self._leaving.add(it.name)
+
+    async def _readiness(self) -> dict[str, dict[str, Any]]:
+        return {each.definition.name: await self._readiness_of(each.definition.name) for each in self._served}
+
+    async def _readiness_of(self, service: str) -> dict[str, Any]:
+        if service in self._leaving:
+            readiness = Readiness(("it is stopping",))
+        elif service in self._running:
+            readiness = await self._running[service].readiness()
+        else:
+            readiness = Readiness(("it is not in its group yet",))
+        return {"ready": readiness.ready, "missing": readiness.missing, "limited": readiness.limited}
 
     # ── what is shown ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,7 +239,7 @@ class Serving:
             self._screen.line(line)
 
     def _tell_header(self) -> None:
-        if self._screen.json or self._screen.quiet:
+        if self._screen.json or self._screen.quiet or self._supervised:
             return
         name = self._screen.style(f"microflow {__version__}", bold=True)
         parts = [name, log_in_words(self._settings.kafka)]
@@ -203,7 +254,7 @@ class Serving:
         took = timedelta(seconds=time.monotonic() - self._started)
         self._ready += 1
         if self._screen.json:
-            fields = {
+            fields: dict[str, Any] = {
                 "at": instant_text(self._clock.now()),
                 "level": "info",
                 "message": "ready",
@@ -216,6 +267,8 @@ class Serving:
                 "outbox": standing.pending,
                 "took_ms": milliseconds(took),
             }
+            if self._health_port is not None:
+                fields["health"] = self._health_port
             self._screen.line(json_line(fields))
             return
         if self._screen.quiet:
@@ -236,7 +289,9 @@ class Serving:
             self._screen.line(f"{self._ready} services ready in {in_words(took)}")
 
 
-def _tell_stop(screen: Screen, settings: Settings) -> None:
+def _tell_stop(screen: Screen, settings: Settings, *, quiet: bool) -> None:
+    if quiet:
+        return  # whoever started this process says it
     if screen.json:
         fields = {"at": instant_text(SystemClock().now()), "level": "info", "message": "stopping"}
         screen.line(json_line(fields))

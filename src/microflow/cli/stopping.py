@@ -53,10 +53,14 @@ class Stopping:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._begin)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def insist(self) -> None:
+        """Ask for the end; if that was done before, end at once."""
         if self._requested:
             _leave(INTERRUPTED)
         self.request()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.insist()
 
     async def _run(self, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
         self._loop = asyncio.get_running_loop()
@@ -81,7 +85,7 @@ def request_at_end_of_input(stopping: Stopping) -> None:
         with contextlib.suppress(OSError, ValueError):
             while os.read(sys.stdin.fileno(), 1024):
                 pass
-        stopping.request()
+        stopping.insist()
 
     threading.Thread(target=read, name="microflow-input", daemon=True).start()
 
