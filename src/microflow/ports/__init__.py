@@ -19,6 +19,7 @@ from microflow.ports.database import DeadLetters as DeadLetters
 from microflow.ports.database import DeadLetterState as DeadLetterState
 from microflow.ports.database import Handlers as Handlers
 from microflow.ports.database import Inbox as Inbox
+from microflow.ports.database import Mark as Mark
 from microflow.ports.database import Migration as Migration
 from microflow.ports.database import OrderingKey as OrderingKey
 from microflow.ports.database import Outbox as Outbox
@@ -29,6 +30,7 @@ from microflow.ports.database import Parked as Parked
 from microflow.ports.database import Parking as Parking
 from microflow.ports.database import Partitions as Partitions
 from microflow.ports.database import Store as Store
+from microflow.ports.database import Suspects as Suspects
 from microflow.ports.database import Transaction as Transaction
 from microflow.ports.log import Bounds as Bounds
 from microflow.ports.log import Committed as Committed

@@ -78,8 +78,8 @@ DeadLetterState: TypeAlias = Literal["dead", "redriving", "done"]
 class DeadLetter:
     """An event that no attempt will help, with all its bytes. `id` is the store's, 0 before it is stored.
 
-    `reason` is one of `decode`, `contract`, `rejected`, `exhausted`; `error` the exception's class and text; `trace`
-    the user's frames. `handler` is "" when the record never reached one.
+    `reason` is one of `decode`, `contract`, `rejected`, `exhausted`, `crashed`; `error` the exception's class and text;
+    `trace` the user's frames. `handler` is "" when the record never reached one.
     """
 
     claim: ClaimKey
@@ -129,6 +129,15 @@ class Appended(NamedTuple):
     has_publisher: bool
 
 
+class Mark(NamedTuple):
+    """Says that an event is in hand, alone in its whole process. `home` is the partition under whose epoch it is
+    handled, `partition` and `offset` where its record stands in that topic."""
+
+    home: TopicPartition
+    partition: int
+    offset: int
+
+
 @dataclass(slots=True)
 class Changes:
     """What a transaction writes last, in one go: whatever its size, it costs a few statements."""
@@ -139,6 +148,8 @@ class Changes:
     outbox: list[OutboxRow] = field(default_factory=list)
     watermarks: dict[TopicPartition, int] = field(default_factory=dict)
     """Next offset to read, per partition. A stored one never goes back."""
+    cleared: list[Mark] = field(default_factory=list)
+    """Marks of events that have come to their end, with the crashes that were counted for them."""
 
 
 class Transaction(Protocol):
@@ -193,21 +204,54 @@ class Transaction(Protocol):
 
 
 class Ownership(NamedTuple):
-    """A partition's epoch (it grows with every owner) and its stored watermark (None: never read)."""
+    """A partition's epoch (it grows with every owner), its stored watermark (None: never read), and how it was left.
+
+    `clean`: nobody had it before, or whoever had it released it without a word of care. `careful_until` is what the
+    owner before said when it released it; None if that one did not, or had no reason to.
+    """
 
     epoch: int
     watermark: int | None
+    clean: bool = True
+    careful_until: int | None = None
 
 
 class Partitions(Protocol):
     """Who owns which partition of a service, and how far each has been committed."""
 
     async def take(self, partitions: Collection[TopicPartition], *, owner: str) -> Mapping[TopicPartition, Ownership]:
-        """Begin a new epoch for each partition: transactions under an older one are refused from here on."""
+        """Begin a new epoch for each partition: transactions under an older one are refused from here on.
+
+        Marks that are found count one crash each for their events, unless the owner before has released the partition.
+        """
+        ...
+
+    async def release(
+        self, epochs: Mapping[TopicPartition, int], *, careful_until: Mapping[TopicPartition, int]
+    ) -> None:
+        """Say that their owner leaves partitions in good order. Those whose epoch is over are passed over.
+
+        Up to the offset of `careful_until` the next owner has to be as careful as this one was.
+        """
         ...
 
     async def watermarks(self) -> Mapping[TopicPartition, int]:
         """All stored watermarks of the service."""
+        ...
+
+
+class Suspects(Protocol):
+    """Events that may end the process that handles them, as marks that outlive it tell."""
+
+    async def mark(self, mark: Mark, *, epoch: int) -> None:
+        """Commit a mark before its event is touched. The death of this process leaves it, a power cut may not.
+
+        Raises Fenced unless the epoch is the current one of the mark's home.
+        """
+        ...
+
+    async def known(self, homes: Collection[TopicPartition]) -> Mapping[Mark, int]:
+        """The marks that are there, each with the crashes that were counted for its event."""
         ...
 
 
@@ -369,6 +413,8 @@ class Store(Protocol):
 
     @property
     def partitions(self) -> Partitions: ...
+    @property
+    def suspects(self) -> Suspects: ...
     @property
     def inbox(self) -> Inbox: ...
     @property

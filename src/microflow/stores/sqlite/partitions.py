@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from microflow.embedded.database import Database
 from microflow.errors import Fenced
 from microflow.ports import Ownership, TopicPartition
+from microflow.stores.sqlite import suspects
 from microflow.stores.sqlite.names import PARTITIONS as SQL
 from microflow.stores.sqlite.names import Names, NamesInTransaction
 
@@ -22,16 +23,25 @@ class SqlitePartitions:
 
     async def take(self, partitions: Collection[TopicPartition], *, owner: str) -> Mapping[TopicPartition, Ownership]:
         async with self._database.writing() as connection:
-            return {
-                partition: Ownership(
-                    *connection.execute(SQL["take"], (self._names.service, *partition, owner)).fetchall()[0]
-                )
-                for partition in partitions
-            }
+            return {partition: self._take(connection, partition, owner) for partition in partitions}
+
+    async def release(
+        self, epochs: Mapping[TopicPartition, int], *, careful_until: Mapping[TopicPartition, int]
+    ) -> None:
+        async with self._database.writing() as connection:
+            for partition, epoch in epochs.items():
+                args = (careful_until.get(partition), self._names.service, *partition, epoch)
+                connection.execute(SQL["release"], args)
 
     async def watermarks(self) -> Mapping[TopicPartition, int]:
         rows = self._database.read(SQL["watermarks"], (self._names.service,))
         return {TopicPartition(topic, number): watermark for topic, number, watermark in rows}
+
+    def _take(self, connection: sqlite3.Connection, partition: TopicPartition, owner: str) -> Ownership:
+        args = (self._names.service, *partition, owner)
+        number, epoch, watermark, released, careful_until = connection.execute(SQL["take"], args).fetchall()[0]
+        suspects.count_crashes(connection, number, released=bool(released))
+        return Ownership(epoch, watermark, bool(released) and careful_until is None, careful_until)
 
 
 def fence(connection: sqlite3.Connection, names: NamesInTransaction, epochs: Mapping[TopicPartition, int]) -> None:

@@ -7,7 +7,12 @@ insert into microflow_partitions (service, topic, number) values (?, ?, ?) retur
 -- name: take
 insert into microflow_partitions (service, topic, number, epoch, owner) values (?, ?, ?, 1, ?)
 on conflict (service, topic, number) do update set epoch = epoch + 1, owner = excluded.owner
-returning epoch, watermark;
+returning id, epoch, watermark, coalesce(left_epoch, 0) = epoch - 1,
+    case when left_epoch = epoch - 1 then careful_until end;
+
+-- name: release
+update microflow_partitions set left_epoch = epoch, careful_until = ?
+where service = ? and topic = ? and number = ? and epoch = ?;
 
 -- name: epochs
 select id, epoch from microflow_partitions where id in (select value from json_each(?));

@@ -25,6 +25,7 @@ from microflow.stores.sqlite.names import Names
 from microflow.stores.sqlite.outbox import SqliteOutbox
 from microflow.stores.sqlite.parking import SqliteParking
 from microflow.stores.sqlite.partitions import SqlitePartitions
+from microflow.stores.sqlite.suspects import SqliteSuspects
 from microflow.stores.sqlite.transaction import SqliteTransaction
 
 SQL = statements(Path(__file__).with_name("database.sql"))
@@ -44,6 +45,7 @@ class SqliteStore:
         self._sessions: Any = None
         self._names = names = Names(service)
         self.partitions = SqlitePartitions(database, names)
+        self.suspects = SqliteSuspects(database, names)
         self.inbox = SqliteInbox(database, names)
         self.parking = SqliteParking(database, names)
         self.dead_letters = SqliteDeadLetters(database, names)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from microflow.embedded.errors import translated
 from microflow.errors import StoreError
 from microflow.ports import Appended, Changes, Claim, OrderingKey, TopicPartition
-from microflow.stores.sqlite import outbox, partitions
+from microflow.stores.sqlite import outbox, partitions, suspects
 from microflow.stores.sqlite.connection import SqliteConnection, ended_behind_our_back
 from microflow.stores.sqlite.dead_letters import DeadLettersInTransaction
 from microflow.stores.sqlite.inbox import InboxInTransaction
@@ -69,6 +69,7 @@ class SqliteTransaction:
                 self._inbox.set_status(parked.claim, "parked", completed_at=None)
             appended = outbox.append_in_step(self._raw, self._names.service, changes.outbox) if changes.outbox else ()
             partitions.advance(self._raw, self._names, changes.watermarks)
+            suspects.clear(self._raw, self._names, changes.cleared)
             return appended
 
     def end(self) -> None:
