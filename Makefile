@@ -25,6 +25,11 @@ test: ## run all tests, on a second, newer Python too if there is one
 	$(SET_UP)
 	@scripts/test.sh $(ARGUMENTS)
 
+.PHONY: prepare
+prepare: ## download what real servers need, into the user's cache (make test does it when needed)
+	$(SET_UP)
+	$(BIN)/python -m servers prepare
+
 .PHONY: check
 check: ## check format, lint, types and layers
 	$(SET_UP)

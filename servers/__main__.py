@@ -14,6 +14,7 @@ from servers.docker import engine
 from servers.downloads import NotInstalled
 from servers.finding import KINDS, Missing, a_server
 from servers.postgres import fresh_database
+from servers.processes import ServerFailed
 
 LOCAL = {"kafka": kafka.require, "postgres": postgres.require}
 
@@ -30,8 +31,8 @@ def main() -> int:
         if arguments.verb == "prepare":
             return prepare()
         return run_with(arguments.command, kinds=arguments.only or list(KINDS))
-    except (Missing, NotInstalled) as missing:
-        print(missing, file=sys.stderr)
+    except (Missing, NotInstalled, ServerFailed) as problem:
+        print(problem, file=sys.stderr)
         return 3
 
 
@@ -53,7 +54,7 @@ def run_with(command: Sequence[str], *, kinds: Sequence[str]) -> int:
     with ExitStack() as stack:
         environment = dict(os.environ)
         for name in kinds:
-            found = stack.enter_context(a_server(name))
+            found = stack.enter_context(a_server(KINDS[name]))
             print(f"{KINDS[name].title}: {found.address.rpartition('@')[2]} ({found.origin})", file=sys.stderr)
             environment.update(settings(name, found.address, stack))
         process = subprocess.Popen(command, env=environment)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from servers import docker, kafka, postgres
 from servers.downloads import NotInstalled
+from servers.processes import ServerFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,15 @@ class Kind:
 
 
 @contextmanager
-def a_server(name: str) -> Iterator[Found]:
-    """A server of that kind, ready for clients; what was started for it ends with the block. Raises Missing."""
-    kind = KINDS[name]
+def a_server(kind: Kind) -> Iterator[Found]:
+    """A server of that kind, ready for clients; what was started for it ends with the block.
+
+    Raises Missing, or ServerFailed if there is one and it does not work.
+    """
     address = os.environ.get(kind.variable)
     if address:
         _check_address(kind, address)
-        yield Found(address, f"{kind.variable}")
+        yield Found(address, kind.variable)
         return
     engine = docker.engine()
     if engine is not None:
@@ -65,7 +68,7 @@ def _check_address(kind: Kind, address: str) -> None:
     try:
         kind.ready(address)
     except TimeoutError as late:
-        raise Missing(f"{kind.title} does not answer at {kind.variable}: {late}") from None
+        raise ServerFailed(f"What {kind.variable} names does not answer: {late}") from None
 
 
 def _what_was_tried(kind: Kind, missing: str) -> str:

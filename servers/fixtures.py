@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
-from servers.finding import Found, Missing
+from servers.downloads import NotInstalled
+from servers.finding import KINDS, Found, Missing
 from servers.postgres import fresh_database
 from servers.session import Session
 
@@ -44,6 +46,29 @@ def postgres_url(postgres: Found) -> Iterator[str]:
         yield url
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--without-servers` is for a run beside another one that has shown what needs them."""
+    parser.addoption("--without-servers", action="store_true", help="run only the tests that need no real server")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what asks for a server, if that was said."""
+    if config.getoption("--without-servers"):
+        left_out = [item for item in items if _needs_a_server(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what starts servers of its own where they cannot be started, unless they are required."""
+    for mark in item.iter_markers("local_servers"):
+        for kind in mark.args:
+            try:
+                KINDS[kind].local()
+            except NotInstalled as missing:
+                _refuse(kind, f"{KINDS[kind].title} is not installed here: {missing}")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say in full what was not tested for want of a server; an `s` among dots is easily overlooked."""
     counts: dict[str, int] = {}
@@ -62,11 +87,16 @@ def _found(servers: Session, kind: str) -> Found:
     try:
         return servers.server(kind)
     except Missing as missing:
-        if kind in required():
-            pytest.fail(f"{REQUIRE} asks for {kind}. {missing}", pytrace=False)
-        pytest.skip(f"{Missing.__name__}: {missing}")
+        _refuse(kind, str(missing))
 
 
-def required() -> Sequence[str]:
-    """The kinds of servers without which a test fails instead of being skipped."""
-    return [kind.strip() for kind in os.environ.get(REQUIRE, "").split(",") if kind.strip()]
+def _refuse(kind: str, missing: str) -> NoReturn:
+    """A test without its server is a failure if the server is required, else skipped."""
+    if kind in (each.strip() for each in os.environ.get(REQUIRE, "").split(",")):
+        pytest.fail(f"{REQUIRE} asks for {kind}. {missing}", pytrace=False)
+    pytest.skip(f"{Missing.__name__}: {missing}")
+
+
+def _needs_a_server(item: pytest.Item) -> bool:
+    asks = {"servers"} & set(getattr(item, "fixturenames", ()))
+    return bool(asks) or item.get_closest_marker("local_servers") is not None

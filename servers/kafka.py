@@ -212,8 +212,8 @@ class Kafka:
 
 def require() -> None:
     """Have all that a local Kafka needs, downloaded if need be. Raises NotInstalled."""
-    java()
     kafka_jars()
+    java()
 
 
 async def until_ready(bootstrap: str, *, brokers: int = 1, seconds: float = STARTS_WITHIN) -> None:

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from servers.processes import Process, ServerFailed
 
 STARTS_WITHIN = 60.0
 SETTINGS = {"max_connections": "200", "shared_buffers": "64MB", "wal_level": "logical"}
+# One call instead of one for each of a thousand files: a crash recovery of 0.2 s instead of 2.
+LINUX = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
 
 
 class Postgres:
@@ -42,7 +45,7 @@ class Postgres:
         self.folder = new_folder("postgres")
         [self.port] = free_ports(1)
         self._user = "nobody" if os.geteuid() == 0 else ""
-        self._settings = {**SETTINGS, **durability, **(settings or {})}
+        self._settings = {**SETTINGS, **LINUX, **durability, **(settings or {})}
         self._process: Process | None = None
         self._small = size is not None
         if size is not None:
@@ -117,6 +120,16 @@ class Postgres:
     def resume(self) -> None:
         """Let a paused server go on (SIGCONT)."""
         self._running().send(signal.SIGCONT)
+
+    def fill_disk(self) -> None:
+        """Leave no byte free on its small disk."""
+        with contextlib.suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(65536))
+
+    def free_disk(self) -> None:
+        """Make room again. A server that has given up in the meantime is started again by whoever runs it."""
+        (self.folder / "ballast").unlink()
 
     def close(self) -> None:
         """End the server and delete its data."""

@@ -57,7 +57,10 @@ class Process:
     @property
     def running(self) -> bool:
         """False once the command has ended."""
-        return self._leash.poll() is None
+        if self._leash.poll() is None:
+            return True
+        self._wait_for_leash()
+        return False
 
     def send(self, number: signal.Signals) -> None:
         """Send the command a signal; nothing happens if it has ended."""

@@ -14,11 +14,13 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
-from servers.finding import Found, Missing, a_server
+from servers.finding import KINDS, Found, Missing, a_server
 from servers.folders import is_alive, is_locked, locked, remove, temporary
+from servers.processes import ServerFailed
 
 ROOT = Path(__file__).parents[1]
 STARTS_WITHIN = 30.0
@@ -33,7 +35,10 @@ class Session:
         self._connections: list[socket.socket] = []
 
     def server(self, kind: str) -> Found:
-        """The session's server of that kind, started if nobody has asked for it before. Raises Missing."""
+        """The session's server of that kind, started if nobody has asked for it before.
+
+        Raises Missing, or ServerFailed if there is one and it does not work.
+        """
         with locked(temporary() / "sessions.lock"):
             connection = self._connect() or self._start_keeper()
         self._connections.append(connection)
@@ -41,9 +46,11 @@ class Session:
             keeper.write(json.dumps({"kind": kind, "pid": os.getpid()}) + "\n")
             keeper.flush()
             answer = json.loads(keeper.readline() or "{}")
-        if "address" not in answer:
-            raise Missing(answer.get("missing", f"the keeper of the servers has ended; see {self._folder}/keeper.log"))
-        return Found(answer["address"], answer["origin"])
+        if "address" in answer:
+            return Found(answer["address"], answer["origin"])
+        if "missing" in answer:
+            raise Missing(answer["missing"])
+        raise ServerFailed(answer.get("failed", f"the keeper of the servers has ended; see {self._folder}/keeper.log"))
 
     def close(self) -> None:
         """Say that this process needs them no longer."""
@@ -81,7 +88,7 @@ class Session:
         deadline = time.monotonic() + STARTS_WITHIN
         while (connection := self._connect()) is None:
             if time.monotonic() > deadline:
-                raise Missing(f"the keeper of the servers does not start; see {log}")
+                raise ServerFailed(f"the keeper of the servers does not start; see {log}")
             time.sleep(0.01)
         return connection
 
@@ -141,14 +148,18 @@ class Keeper:
     def _answer(self, kind: str) -> dict[str, str]:
         with self._starting:
             if kind not in self._answers:
-                try:
-                    found = self._stack.enter_context(a_server(kind))
-                except Exception as error:
-                    said = str(error) if isinstance(error, Missing) else f"{kind} cannot be started: {error}"
-                    self._answers[kind] = {"missing": said}
-                else:
-                    self._answers[kind] = {"address": found.address, "origin": found.origin}
+                self._answers[kind] = self._start(kind)
             return self._answers[kind]
+
+    def _start(self, kind: str) -> dict[str, str]:
+        try:
+            found = self._stack.enter_context(a_server(KINDS[kind]))
+        except Missing as missing:
+            return {"missing": str(missing)}
+        except Exception as error:
+            traceback.print_exc()
+            return {"failed": f"{KINDS[kind].title} cannot be started: {error}"}
+        return {"address": found.address, "origin": found.origin}
 
     def _forget_the_dead(self) -> None:
         """A killed client's connection may live on in a process that it forked."""
