@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from microflow.connection import Connection as Connection
 from microflow.connection import Row as Row
+from microflow.ports.administration import FOREVER as FOREVER
+from microflow.ports.administration import Administration as Administration
+from microflow.ports.administration import TopicLayout as TopicLayout
 from microflow.ports.clock import Clock as Clock
 from microflow.ports.database import Appended as Appended
 from microflow.ports.database import Blocked as Blocked

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from microflow.errors import TransportError
+from microflow.ports.administration import Administration
 from microflow.records import Record, TopicPartition
 
 
@@ -119,6 +120,9 @@ class Transport(Protocol):
 
     @property
     def topics(self) -> Topics: ...
+
+    @property
+    def administration(self) -> Administration: ...
 
     @property
     def max_record_bytes(self) -> int:

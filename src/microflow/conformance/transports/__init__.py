@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from microflow.conformance.transports.administration import administration
 from microflow.conformance.transports.groups import groups
 from microflow.conformance.transports.harness import Abilities, Harness, Scenario
 from microflow.conformance.transports.publishing import publishing
@@ -24,5 +25,5 @@ __all__ = ["Abilities", "Harness", "Scenario", "scenarios"]
 
 def scenarios(abilities: Abilities) -> Sequence[Scenario]:
     """Everything that a transport with these abilities has to pass."""
-    everything = [*publishing.all, *reading.all, *groups.all, *topics.all]
+    everything = [*publishing.all, *reading.all, *groups.all, *topics.all, *administration.all]
     return [scenario for scenario in everything if scenario.suits(abilities)]

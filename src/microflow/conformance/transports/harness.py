@@ -25,7 +25,8 @@ class Abilities:
 
     `persistent`: the log is still there after all handles were closed. `creates_topics`: a topic is created when it
     is named first. `session_expiry`: the harness can `silence` a handle. `retention`: the harness can `expire` records.
-    `dense_offsets`: a partition's offsets have no gaps. `partitions`: of a topic that the harness creates, 3 at least.
+    `dense_offsets`: a partition's offsets have no gaps. `topic_settings`: a topic has a replication and a retention of
+    its own. `partitions`: of a topic that the harness creates, 3 at least.
     `time_limit` is for one scenario.
     """
 
@@ -34,6 +35,7 @@ class Abilities:
     session_expiry: bool = False
     retention: bool = False
     dense_offsets: bool = False
+    topic_settings: bool = False
     partitions: int = 6
     time_limit: timedelta = timedelta(seconds=60)
 

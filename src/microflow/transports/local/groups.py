@@ -60,8 +60,8 @@ def remove(connection: sqlite3.Connection, group: str, member_ids: Collection[in
         _complete(connection, group)
 
 
-def topic_created(connection: sqlite3.Connection, topic: str) -> None:
-    """Begin a rebalance in every group that reads a topic which did not exist."""
+def topic_changed(connection: sqlite3.Connection, topic: str) -> None:
+    """Begin a rebalance in every group that reads a topic which did not exist, or had fewer partitions."""
     for (group,) in connection.execute(SQL["groups of topic"], (topic,)).fetchall():
         begin_rebalance(connection, group)
 

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,6 +26,8 @@ LEGAL_TOPIC = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
 WAIT_FOR_LOCK = timedelta(seconds=30)
 CLEAN_EVERY = timedelta(seconds=30)
 CLEAN_AT_ONCE = 2000
+ROOM_TO_GROW = 256
+"""The ids that are kept free for the partitions of one topic."""
 
 logger = logging.getLogger("microflow.transports.local")
 
@@ -63,7 +65,7 @@ class Batch:
 
 
 class Log:
-    """The tables of one file. Topics are never deleted, so what is known of one stays true."""
+    """The tables of one file. Topics are never deleted and lose no partition, so what is known of one stays true."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class Log:
         partitions: int,
         retention: timedelta,
         max_record_bytes: int,
-        topic_created: Callable[[sqlite3.Connection, str], None],
+        topic_changed: Callable[[sqlite3.Connection, str], None],
     ) -> None:
         self.database = database
         self._clock = clock
@@ -82,7 +84,7 @@ class Log:
         self._partitions = partitions
         self._retention = retention
         self.max_record_bytes = max_record_bytes
-        self._topic_created = topic_created
+        self._topic_changed = topic_changed
         self._topics: dict[str, StoredTopic] = {}
         self._cleaned: timedelta | None = None
 
@@ -90,14 +92,14 @@ class Log:
 
     def topics(self) -> dict[str, StoredTopic]:
         """All topics that exist now."""
-        rows = self._select("all topics")
-        if len(rows) > len(self._topics):
-            self._topics = {row[0]: _stored_topic(row) for row in rows}
+        self._topics = {row[0]: _stored_topic(row) for row in self._select("all topics")}
         return self._topics
 
     def partition_id(self, partition: TopicPartition) -> int | None:
         """The id of a partition, None if it does not exist."""
-        stored = self._topics.get(partition.topic) or self.topics().get(partition.topic)
+        stored = self._topics.get(partition.topic)
+        if stored is None or partition.partition >= stored.topic.partitions:
+            stored = self.topics().get(partition.topic)
         if stored is None or not 0 <= partition.partition < stored.topic.partitions:
             return None
         return stored.first_partition + partition.partition
@@ -107,26 +109,45 @@ class Log:
         found = ((partition, self.partition_id(partition)) for partition in partitions)
         return {partition: number for partition, number in found if number is not None}
 
-    async def create(self, names: Collection[str]) -> None:
-        """Create those topics that do not exist and may have such a name."""
+    async def create(self, partitions: Mapping[str, int | None]) -> None:
+        """Create those topics that do not exist and may have such a name, each with so many partitions."""
         existing = self.topics()
-        missing = [name for name in names if name not in existing and LEGAL_TOPIC.fullmatch(name)]
+        missing = [name for name in partitions if name not in existing and LEGAL_TOPIC.fullmatch(name)]
         if missing:
             async with self.writing() as connection:
                 for name in missing:
-                    self._find_or_create(connection, name)
+                    self._find_or_create(connection, name, partitions[name])
             self.topics()
 
-    def _find_or_create(self, connection: sqlite3.Connection, name: str) -> StoredTopic:
+    async def grow(self, name: str, partitions: int) -> None:
+        """Give a topic so many partitions, if it has fewer. Raises TransportError if there is no room for them."""
+        async with self.writing() as connection:
+            row = connection.execute(SQL["topic"], (name,)).fetchone()
+            if row is None:
+                raise TransportError(f"the log has no topic {name}")
+            _, _, before, first = row
+            if partitions <= before:
+                return
+            (behind,) = connection.execute(SQL["next topic"], (first,)).fetchone()
+            most = ROOM_TO_GROW if behind is None else behind - first
+            if partitions > most:
+                raise TransportError(f"in the local log the topic {name} can have {most} partitions at most")
+            connection.execute(SQL["grow topic"], (partitions, name))
+            self._add_partitions(connection, name, first, range(before, partitions))
+        self.topics()
+
+    def _find_or_create(self, connection: sqlite3.Connection, name: str, partitions: int | None = None) -> StoredTopic:
         row = connection.execute(SQL["topic"], (name,)).fetchone()
         if row is None:
-            (first,) = connection.execute(SQL["next partition"]).fetchone()
-            row = (name, self._new_id(), self._partitions, first)
+            (first,) = connection.execute(SQL["next partition"], {"room": ROOM_TO_GROW}).fetchone()
+            row = (name, self._new_id(), partitions or self._partitions, first)
             connection.execute(SQL["add topic"], row)
-            rows = [(first + partition, name, partition) for partition in range(self._partitions)]
-            connection.executemany(SQL["add partition"], rows)
-            self._topic_created(connection, name)
+            self._add_partitions(connection, name, first, range(row[2]))
         return _stored_topic(row)
+
+    def _add_partitions(self, connection: sqlite3.Connection, topic: str, first: int, numbers: range) -> None:
+        connection.executemany(SQL["add partition"], [(first + number, topic, number) for number in numbers])
+        self._topic_changed(connection, topic)
 
     # ── records ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,7 +192,9 @@ class Log:
     def _tail(self, connection: sqlite3.Connection, record: Record, *, now: int) -> Tail:
         if not LEGAL_TOPIC.fullmatch(record.topic):
             return Tail(0, 0, 0, error=TransportError(f"{record.topic!r} is no topic's name"))
-        stored = self._topics.get(record.topic) or self._find_or_create(connection, record.topic)
+        stored = self._topics.get(record.topic)
+        if stored is None or record.partition >= stored.topic.partitions:
+            stored = self._find_or_create(connection, record.topic)
         count = stored.topic.partitions
         if not 0 <= record.partition < count:
             what = f"topic {record.topic} has no partition {record.partition}, only 0 to {count - 1}"

@@ -172,7 +172,7 @@ class GroupMember:
 
 
 class Everything:
-    """All partitions of the topics, outside all groups. A term is over when another of the topics appears."""
+    """All partitions of the topics, outside all groups. A term is over when another one appears."""
 
     def __init__(self, log: Log, topics: Collection[str]) -> None:
         self._log = log
@@ -183,7 +183,7 @@ class Everything:
 
     def term(self) -> int | None:
         with self._log.reading() as connection:
-            return int(connection.execute(SQL["how many topics"], (self._topics,)).fetchone()[0])
+            return int(connection.execute(SQL["how many partitions"], (self._topics,)).fetchone()[0])
 
     async def give_up(self) -> None:
         pass

@@ -11,7 +11,16 @@ select name, incarnation, partitions, first_partition from microflow_log_topics;
 select name, incarnation, partitions, first_partition from microflow_log_topics where name = ?;
 
 -- name: next partition
-select coalesce(max(id), 0) + 1 from microflow_log_partitions;
+select max(
+    coalesce((select max(id) + 1 from microflow_log_partitions), 1),
+    coalesce((select max(first_partition) + :room from microflow_log_topics), 1)
+);
+
+-- name: next topic
+select min(first_partition) from microflow_log_topics where first_partition > ?;
+
+-- name: grow topic
+update microflow_log_topics set partitions = ? where name = ?;
 
 -- name: add topic
 insert into microflow_log_topics (name, incarnation, partitions, first_partition) values (?, ?, ?, ?);
@@ -110,8 +119,8 @@ join microflow_log_topics on microflow_log_topics.id = microflow_log_partitions.
 where microflow_log_topics.name in (select value from json_each(?))
 order by microflow_log_topics.name, microflow_log_partitions.partition;
 
--- name: how many topics
-select count(*) from microflow_log_topics where name in (select value from json_each(?));
+-- name: how many partitions
+select coalesce(sum(partitions), 0) from microflow_log_topics where name in (select value from json_each(?));
 
 -- name: commit offset
 insert into microflow_log_offsets (group_name, partition_id, committed, metadata) values (?, ?, ?, ?)

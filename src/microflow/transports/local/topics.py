@@ -24,7 +24,7 @@ class LocalTopics:
         return {name: found.topic for name, found in stored.items() if names is None or name in names}
 
     async def ensure(self, names: Collection[str]) -> frozenset[str]:
-        await self._log.create(names)
+        await self._log.create(dict.fromkeys(names))
         return frozenset(names) - self._log.topics().keys()
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:

@@ -13,6 +13,7 @@ from microflow.embedded.database import Database
 from microflow.errors import StoreError, TransportError
 from microflow.ports import Clock, RebalanceListener, Record, Subscription
 from microflow.transports.local import groups
+from microflow.transports.local.administration import LocalAdministration
 from microflow.transports.local.errors import transport_error
 from microflow.transports.local.format import prepare
 from microflow.transports.local.log import CLEAN_AT_ONCE, Log
@@ -32,6 +33,7 @@ class LocalTransport:
         self._clock = clock
         self._patience = patience
         self._topics = LocalTopics(log, cluster_id=cluster_id)
+        self._administration = LocalAdministration(log)
         self._max_record_bytes = log.max_record_bytes
         self._subscriptions: dict[LocalSubscription, Membership] = {}
         self._closed = False
@@ -75,7 +77,7 @@ class LocalTransport:
             partitions=partitions,
             retention=retention,
             max_record_bytes=max_record_bytes,
-            topic_created=groups.topic_created,
+            topic_changed=groups.topic_changed,
         )
         patience = None if session_timeout is None else Patience(session_timeout, heartbeat, rebalance_timeout)
         return cls(database, log, cluster_id=cluster_id, clock=clock, patience=patience)
@@ -88,6 +90,10 @@ class LocalTransport:
     @property
     def topics(self) -> LocalTopics:
         return self._topics
+
+    @property
+    def administration(self) -> LocalAdministration:
+        return self._administration
 
     @property
     def max_record_bytes(self) -> int:
