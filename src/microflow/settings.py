@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.name.removeprefix('topic_').replace('_', '-')}"
 
 
 SETTINGS = (
@@ -74,12 +74,20 @@ TABLES = ("topics", "topic", "services")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicSettings:
-    """How a topic is made. None leaves it to the log."""
+    """What is said of how a topic is made; None is what nothing is said of."""
 
-    partitions: int = 6
+    partitions: int | None = None
     replication: int | None = None
     min_in_sync: int | None = None
     retention: timedelta | None = None
+
+    def over(self, general: TopicSettings) -> TopicSettings:
+        """These, and where they say nothing what is said in general."""
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(general, **{name: value for name, value in said.items() if value is not None})
+
+
+EVERY_TOPIC = TopicSettings(partitions=6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -95,7 +103,7 @@ class Settings:
     database: str | None = None
     databases: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
-    topic: TopicSettings = field(default_factory=TopicSettings)
+    topic: TopicSettings = EVERY_TOPIC
     topic_of: Mapping[str, TopicSettings] = field(default_factory=dict)
     log_level: str = "info"
     log_format: str = "auto"
@@ -144,7 +152,7 @@ class Settings:
 
     def made_as(self, topic: str) -> TopicSettings:
         """How a topic is to be made."""
-        return self.topic_of.get(topic, self.topic)
+        return self.topic_of[topic].over(self.topic) if topic in self.topic_of else self.topic
 
 
 def read_settings(
@@ -199,8 +207,7 @@ def _topic_settings(
             values[name] = each.read(environment[each.variable], each.variable)
     topic_of = {
         topic: TopicSettings(
-            **values
-            | {name: readers[name].read(value, f"topic.{topic}.{name} in {file.where}") for name, value in own.items()}
+            **{name: readers[name].read(value, f"topic.{topic}.{name} in {file.where}") for name, value in own.items()}
         )
         for topic, own in named.items()
     }

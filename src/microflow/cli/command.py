@@ -38,6 +38,7 @@ VERBS = {
     "dead-letters": Verb(
         "microflow.cli.dead_letters:dead_letters", "List, show and redrive events that were given up."
     ),
+    "topics": Verb("microflow.cli.topics:topics", "Plan and make the topics that services need."),
     "relay": Verb("microflow.cli.relay:relay", "Publish the outbox of a program that is no service."),
 }
 

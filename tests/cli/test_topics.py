@@ -1,0 +1,96 @@
+"""`microflow topics` on the local log: a plan, what it does, and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.projects import Project
+
+
+def actions(project: Project, *arguments: str) -> dict[str, str]:
+    """What the plan says of each topic."""
+    lines = project.json_lines("topics", "plan", "payments.py", *arguments)
+    return {line["topic"]: line["action"] for line in lines if "topic" in line}
+
+
+def test_the_plan_names_what_a_service_reads_writes_and_gives_up(project: Project) -> None:
+    ended = project.run("topics", "plan", "payments.py", "--log", "local:log.db")
+
+    assert ended.stdout == (
+        "topics on local log log.db\n"
+        "  + OrderAccepted    create · 6 partitions · ? → payments\n"
+        "  + PaymentReceived  create · 6 partitions · payments → nobody here\n"
+        "  + dlq-payments     create · 6 partitions · dead letters of payments\n"
+        "3 to create, 0 to change. Do it:  microflow topics apply payments.py --kafka local:log.db\n"
+    )
+
+
+def test_what_is_applied_is_there_and_nothing_is_left_to_do(project: Project) -> None:
+    assert project.run("topics", "plan", "payments.py", "--check").returncode == 1
+
+    applied = project.json_lines("topics", "apply", "payments.py", "--partitions", "3")
+
+    assert [line["done"] for line in applied] == [True, True, True, 3]
+    assert set(actions(project).values()) == {"keep"}
+    assert project.run("topics", "plan", "payments.py", "--check").returncode == 0
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    assert service.lines()[0]["of_partitions"] == 3
+
+
+def test_the_project_s_file_says_how_topics_are_made(project: Project) -> None:
+    project.write("microflow.toml", "[topic]\npartitions = 4\n[topic.OrderAccepted]\npartitions = 8\n")
+
+    project.json_lines("topics", "apply", "payments.py")
+
+    lines = project.json_lines("topics", "plan", "payments.py")
+    assert {line["topic"]: line["before"]["partitions"] for line in lines if "topic" in line} == {
+        "OrderAccepted": 8,
+        "PaymentReceived": 4,
+        "dlq-payments": 4,
+    }
+
+
+def test_a_topic_grows_only_when_it_is_confirmed(project: Project) -> None:
+    project.json_lines("topics", "apply", "payments.py", "--partitions", "3")
+    wish = ["topics", "apply", "payments.py", "--partitions", "OrderAccepted=5"]
+
+    asked = project.run(*wish)
+    before = actions(project, "--partitions", "OrderAccepted=5")
+    confirmed = project.run(*wish, "--yes")
+
+    assert asked.returncode == 1
+    assert "Not done, because it cannot be undone." in asked.stdout
+    assert f"microflow {' '.join(wish)} --yes" in asked.stdout
+    assert before["OrderAccepted"] == "change"
+    assert confirmed.returncode == 0
+    assert "Their new partitions are used after:  microflow topics switch OrderAccepted" in confirmed.stdout
+    assert actions(project, "--partitions", "OrderAccepted=5")["OrderAccepted"] == "keep"
+
+
+def test_a_running_service_goes_on_while_its_topic_grows(project: Project) -> None:
+    service = project.start("run", "payments.py")
+    service.until_ready()
+
+    project.json_lines("topics", "apply", "payments.py", "--partitions", "OrderAccepted=9", "--yes")
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--key", "order_id")
+
+    service.until(service.reports)
+    assert service.reports()[0]["outcome"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--partitions", "OrderAcepted=5"], "none of these services has to do with OrderAcepted."),
+        (["--partitions", "0"], "--partitions: '0' is no positive number."),
+        (["--partitions", "OrderAccepted=many"], "--partitions OrderAccepted: 'many' is no positive number."),
+        (["--retention", "a week"], "'a week' is no span of time."),
+        (["--log", "memory:"], "A log in memory is gone with its process."),
+    ],
+)
+def test_what_makes_no_sense_is_told(project: Project, arguments: list[str], said: str) -> None:
+    ended = project.run("topics", "plan", "payments.py", *arguments)
+
+    assert ended.returncode == 2
+    assert said in ended.stderr
