@@ -19,12 +19,14 @@ from servers.downloads import java, kafka_jars
 from servers.folders import new_folder, remove
 from servers.ports import LOOPBACK, free_ports
 from servers.processes import Process, ServerFailed
+from servers.proxy import Proxy
 
-STARTS_WITHIN = 60.0
+STARTS_WITHIN = 120.0
 CLUSTER_ID = "bWljcm9mbG93LXRlc3RzMQ"
 # Only C1: it starts faster, and no test runs long enough for C2. A benchmark hands in its own options.
 JAVA_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 LISTENER = "PLAINTEXT"
+INTERNAL = "INTERNAL"
 
 PROPERTIES = {
     "auto.create.topics.enable": "false",
@@ -52,6 +54,7 @@ class Broker:
         self._java_options = tuple(java_options)
         self._ports = _ports(properties["advertised.listeners"])
         self._process: Process | None = None
+        self.proxy: Proxy | None = None
         folder.mkdir()
         self._file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
@@ -131,7 +134,8 @@ class Broker:
 class Kafka:
     """A cluster of one or more brokers on this machine, gone with this process. Use it in a `with`.
 
-    `properties` are set on each broker; `listeners` adds some to the plain one: {"SASL": "SASL_PLAINTEXT"}.
+    `properties` are set on each broker; `listeners` adds some to the plain one: {"SASL": "SASL_PLAINTEXT"}. With
+    `proxied`, clients reach each broker through its `proxy`; the brokers reach each other without.
     """
 
     def __init__(
@@ -140,29 +144,31 @@ class Kafka:
         brokers: int = 1,
         properties: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
+        proxied: bool = False,
         java_options: Sequence[str] = JAVA_OPTIONS,
     ) -> None:
         self._folder = new_folder("kafka")
-        protocols = {LISTENER: "PLAINTEXT", **(listeners or {})}
+        protocols = {LISTENER: "PLAINTEXT", INTERNAL: "PLAINTEXT", **(listeners or {})}
         ports = free_ports(brokers * (1 + len(protocols)))
         controllers = {node: ports.pop() for node in range(1, brokers + 1)}
         replication = min(brokers, 3)
-        self.brokers = [
-            Broker(
-                self._folder / f"broker-{node}",
-                node=node,
-                properties={
-                    **PROPERTIES,
-                    **_replication(replication),
-                    **_roles(node, controllers),
-                    **_listeners(protocols, {name: ports.pop() for name in protocols}, controllers[node]),
-                    "log.dirs": str(self._folder / f"broker-{node}" / "data"),
-                    **(properties or {}),
-                },
-                java_options=java_options,
-            )
-            for node in controllers
-        ]
+        self.brokers: list[Broker] = []
+        for node, controller in controllers.items():
+            bound = {name: ports.pop() for name in protocols}
+            proxy = Proxy(bound[LISTENER]) if proxied else None
+            advertised = {**bound, LISTENER: proxy.port} if proxy else bound
+            folder = self._folder / f"broker-{node}"
+            all_properties = {
+                **PROPERTIES,
+                **_replication(replication),
+                **_roles(node, controllers),
+                **_listeners(protocols, bound, advertised, controller),
+                "log.dirs": str(folder / "data"),
+                **(properties or {}),
+            }
+            broker = Broker(folder, node=node, properties=all_properties, java_options=java_options)
+            broker.proxy = proxy
+            self.brokers.append(broker)
 
     def address(self, listener: str = LISTENER) -> str:
         """Bootstrap servers: `host:port` of every broker, with commas between them."""
@@ -191,6 +197,9 @@ class Kafka:
         """End all brokers and delete their data."""
         for broker in self._alive():
             broker.kill()
+        for broker in self.brokers:
+            if broker.proxy is not None:
+                broker.proxy.close()
         remove(self._folder)
 
     def __enter__(self) -> Kafka:
@@ -273,19 +282,24 @@ def _roles(node: int, controllers: Mapping[int, int]) -> Mapping[str, str]:
         "node.id": str(node),
         "controller.quorum.voters": ",".join(f"{other}@{LOOPBACK}:{port}" for other, port in controllers.items()),
         "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": LISTENER,
+        "inter.broker.listener.name": INTERNAL,
     }
 
 
-def _listeners(protocols: Mapping[str, str], ports: Mapping[str, int], controller: int) -> Mapping[str, str]:
-    advertised = ",".join(f"{name}://{LOOPBACK}:{port}" for name, port in ports.items())
+def _listeners(
+    protocols: Mapping[str, str], bound: Mapping[str, int], advertised: Mapping[str, int], controller: int
+) -> Mapping[str, str]:
     return {
-        "listeners": f"{advertised},CONTROLLER://{LOOPBACK}:{controller}",
-        "advertised.listeners": advertised,
+        "listeners": f"{_places(bound)},CONTROLLER://{LOOPBACK}:{controller}",
+        "advertised.listeners": _places(advertised),
         "listener.security.protocol.map": ",".join(
             f"{name}:{protocol}" for name, protocol in {**protocols, "CONTROLLER": "PLAINTEXT"}.items()
         ),
     }
+
+
+def _places(ports: Mapping[str, int]) -> str:
+    return ",".join(f"{name}://{LOOPBACK}:{port}" for name, port in ports.items())
 
 
 def _ports(advertised: str) -> Mapping[str, int]:
