@@ -61,7 +61,7 @@ class Adoption:
             if execution.delivery.source not in partitions:
                 continue
             has_run = execution in running or (
-                execution.outcome is not None and not isinstance(execution.outcome, Inside)
+                execution.outcome is not None and not isinstance(execution.outcome, Inside) and not execution.stranger
             )
             if execution.state is State.WAITING or not has_run:
                 self._remove(execution)

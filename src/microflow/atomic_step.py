@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from microflow.context import Write
 from microflow.dead_letters import dead_letter_of, describe
 from microflow.deliveries import Execution, Failed, Inside, Postponed, Succeeded
-from microflow.errors import Fenced, HandlerTimeout, IntegrityViolation, StoreError
+from microflow.errors import Fenced, HandlerTimeout, IntegrityViolation, RegistryChanged, StoreError
 from microflow.execution import is_cancelled, watch_wait
+from microflow.handlers import Trigger
 from microflow.outages import TRANSIENT_TRIES
 from microflow.ports import Changes, OrderingKey, OutboxRow, Parked, TopicPartition, Transaction
 from microflow.runtime import Runtime
@@ -19,12 +20,13 @@ from microflow.runtime import Runtime
 @dataclass(slots=True)
 class Settled:
     """What became of a batch. `failed` are those of the committed ones whose failure showed in the transaction, and
-    `reset` those that had run behind one: they wait again."""
+    `reset` those that had run behind one: they wait again. `unwanted` were to be parked for a stranger that is gone."""
 
     committed: list[Execution] = field(default_factory=list)
     duplicates: list[Execution] = field(default_factory=list)
     failed: list[Execution] = field(default_factory=list)
     reset: list[Execution] = field(default_factory=list)
+    unwanted: list[Execution] = field(default_factory=list)
     has_outbox: bool = False
 
 
@@ -58,6 +60,9 @@ class AtomicStep:
         tries = 0
         while parts:
             part = parts[0] = [each for each in parts[0] if self._runtime.assignment.owns(each.delivery.source)]
+            if unwanted := [each for each in part if self._is_unwanted(each)]:
+                settled.unwanted += unwanted
+                part = parts[0] = [each for each in part if each not in unwanted]
             try:
                 if part:
                     await self._transact(part, settled)
@@ -65,6 +70,8 @@ class AtomicStep:
                 tries = 0
             except Fenced as fenced:
                 self._runtime.assignment.lose(TopicPartition(*each) for each in fenced.partitions)
+            except RegistryChanged:
+                await self._runtime.registration.catch_up()
             except _HandlerFailed as failure:
                 if await self._passes(failure.origin, tries):
                     tries += 1
@@ -85,15 +92,22 @@ class AtomicStep:
                     self._take_out(parts, part[0], error, settled)
         return settled
 
+    def _is_unwanted(self, execution: Execution) -> bool:
+        delivery = execution.delivery
+        trigger = Trigger(delivery.envelope.type, delivery.record.topic)
+        return bool(execution.stranger) and not self._runtime.registration.is_stranger(execution.stranger, trigger)
+
     # ── one transaction ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def _transact(self, part: Sequence[Execution], settled: Settled) -> None:
         runtime = self._runtime
+        # Together: what is finished, and the version under which it was known who wants to see it.
+        version = runtime.registration.version
         changes = Changes(watermarks=runtime.watermarks.after(_finished_offsets(part)))
         inside: dict[Execution, Succeeded] = {}
         async with runtime.store.transaction() as transaction:
             epochs = runtime.assignment.epochs({each.delivery.source for each in part})
-            await transaction.fence(epochs, keys=_emitted_keys(part))
+            await transaction.fence(epochs, registry=version, keys=_emitted_keys(part))
             runtime.reach("before claim")
             granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
             runtime.reach("after claim")
@@ -204,12 +218,11 @@ class AtomicStep:
 
 def parked_row(execution: Execution) -> Parked:
     """The row of an execution that is to be parked: after a failed attempt, or behind an event of its key."""
-    delivery, before, handler = execution.delivery, execution.parked, execution.handler
-    assert handler is not None
+    delivery, before = execution.delivery, execution.parked
     row = Parked(
         claim=execution.claim_key,
         record=delivery.record,
-        order=handler.order,
+        order=execution.order,
         attempt=before.attempt if before else 0,
         due=None,
         content=delivery.envelope.content,
@@ -261,6 +274,6 @@ def _finished_offsets(part: Collection[Execution]) -> dict[TopicPartition, set[i
     for execution in part:
         delivery = execution.delivery
         of_partition = offsets.setdefault(delivery.source, set())
-        if not delivery.resumed and settled[id(delivery)] == delivery.unsettled:
+        if not delivery.detached and settled[id(delivery)] == delivery.unsettled:
             of_partition.add(delivery.record.offset)
     return offsets

@@ -44,7 +44,7 @@ def dead_letter_of(execution: Execution, failed: Failed) -> DeadLetter:
         attempts=execution.attempt,
         first_failed_at=(parked.first_failed_at if parked else None) or failed.at,
         failed_at=failed.at,
-        order=execution.handler.order if execution.handler else "none",
+        order=execution.order,
         content=execution.delivery.envelope.content,
     )
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from microflow.context import Write
 from microflow.envelopes import Envelope, Sealed
 from microflow.handlers import Handler
-from microflow.ports import Claim, ClaimKey, ClaimStatus, OrderingKey, Parked, Record, TopicPartition
+from microflow.ports import Claim, ClaimKey, ClaimStatus, Order, OrderingKey, Parked, Record, TopicPartition
 
 UNREADABLE = ""
 """The handler's name in the claim of a record whose headers cannot be read: no handler ever saw it."""
@@ -20,13 +20,14 @@ UNREADABLE = ""
 class Delivery:
     """A record that was read, opened. `unsettled` counts its executions whose end is not yet committed.
 
-    A `resumed` one comes from the parked rows: its offset was finished when it was parked.
+    The offset of one that is `detached` is not its to finish: it comes from the parked rows, and was finished when it
+    was parked, or its partition is being read again.
     """
 
     record: Record
     envelope: Envelope
     unsettled: int = 0
-    resumed: bool = False
+    detached: bool = False
     source: TopicPartition = field(init=False)
     ordering: OrderingKey | None = field(init=False)
     """What its executions are kept in order by; None for a record without a key."""
@@ -64,7 +65,8 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """It may not run now: an earlier event of its key is parked. Not an attempt."""
+    """It may not run now, or not here: an earlier event of its key is parked, or only another version of the service
+    has its handler. Not an attempt."""
 
     at: datetime
 
@@ -85,7 +87,8 @@ class State(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Execution:
-    """One handler's turn at one delivery.
+    """One handler's turn at one delivery. `stranger` is the name of a handler that only another version of the service
+    has: it cannot run here, and is `given` its outcome when it is opened, as one is whose headers cannot be read.
 
     `sequence` is its place in the lane. `parked` is the row it resumes, if it was parked before. An `orphan` ran when
     its partition was taken away: it may be adopted by a redelivery, and is never committed unless it is; an
@@ -97,6 +100,8 @@ class Execution:
 
     delivery: Delivery
     handler: Handler | None
+    stranger: str = ""
+    given: Outcome | None = None
     sequence: int = 0
     parked: Parked | None = None
     state: State = State.WAITING
@@ -110,12 +115,22 @@ class Execution:
     claim_key: ClaimKey = field(init=False)
 
     def __post_init__(self) -> None:
-        self.claim_key = ClaimKey(self.handler.name if self.handler else UNREADABLE, self.delivery.envelope.digest)
+        self.claim_key = ClaimKey(
+            self.handler.name if self.handler else self.stranger or UNREADABLE, self.delivery.envelope.digest
+        )
+        self.outcome = self.given
 
     @property
     def attempt(self) -> int:
         """The number of this attempt, from 1."""
         return (self.parked.attempt if self.parked else 0) + 1
+
+    @property
+    def order(self) -> Order:
+        """What waits while it is parked. What other versions do with it is theirs to say: here it waits for itself."""
+        if self.handler is not None:
+            return self.handler.order
+        return "handler" if self.stranger else "none"
 
     @property
     def halts(self) -> bool:
@@ -133,11 +148,10 @@ class Execution:
                 return False
 
     def wait_again(self) -> None:
-        """Forget its result: what it ran behind has failed. One whose headers cannot be read has nothing to forget."""
+        """Forget its result: what it ran behind has failed."""
         self.state = State.WAITING
         self.recalled = False
-        if self.handler is not None:
-            self.outcome = None
+        self.outcome = self.given
 
     def claim(self) -> Claim:
         return Claim(

@@ -10,6 +10,7 @@ MicroflowError
 ├── HandlerTimeout           a handler ran past its deadline
 ├── IdentityError            this database and this log do not belong together
 ├── Fenced                   another process owns the partition now
+├── RegistryChanged          the service has other handlers now than this process knew of
 ├── StoreError               the database said no
 │   ├── StoreUnavailable     … because it cannot be reached, or cannot write
 │   │   ├── StoreUnreachable … because nobody answers at its address; somebody may, soon
@@ -97,6 +98,17 @@ class Fenced(MicroflowError):
 
     def __reduce__(self) -> tuple[type[Fenced], tuple[frozenset[tuple[str, int]]]]:
         return Fenced, (self.partitions,)
+
+
+class RegistryChanged(MicroflowError):
+    """The service has other handlers now than this process knew of; nothing of the transaction was written."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        super().__init__(f"the registry of handlers has version {version} now")
+
+    def __reduce__(self) -> tuple[type[RegistryChanged], tuple[int]]:
+        return RegistryChanged, (self.version,)
 
 
 class StoreError(MicroflowError):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 
-from microflow.errors import Fenced
+from microflow.errors import Fenced, RegistryChanged
 from microflow.ports import Changes
 from microflow.runtime import Runtime
 from microflow.signals import Signal
@@ -42,6 +42,7 @@ class Housekeeping:
     async def store_watermarks_now(self) -> None:
         """One small fenced transaction for the watermarks that no other one has stored."""
         runtime = self._runtime
+        version = runtime.registration.version
         watermarks = {
             partition: offset
             for partition, offset in runtime.watermarks.unstored().items()
@@ -52,11 +53,15 @@ class Housekeeping:
         runtime.reach("before watermark")
         try:
             async with runtime.store.transaction() as transaction:
-                await transaction.fence(runtime.assignment.epochs(watermarks))
+                await transaction.fence(runtime.assignment.epochs(watermarks), registry=version)
                 await transaction.write(Changes(watermarks=watermarks))
         except Fenced as fenced:
             runtime.assignment.lose(partition for partition in watermarks if partition in fenced.partitions)
             self._moved.set()  # the others' are still to be stored
+            return
+        except RegistryChanged:
+            self._moved.set()
+            await runtime.registration.catch_up()
             return
         runtime.reach("after watermark")
         runtime.watermarks.stored(watermarks)

@@ -6,19 +6,21 @@ It is also the service's ear for rebalances: partitions begin with a new epoch a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from microflow.deliveries import Delivery, Execution
+from microflow.deliveries import Delivery, Execution, Postponed
 from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
-from microflow.errors import DecodeError, Fenced, IdentityError, LogGone, TransportError
-from microflow.handlers import Handler
+from microflow.errors import ContractError, DecodeError, Fenced, IdentityError, LogGone, TransportError
+from microflow.handlers import Handler, Trigger
 from microflow.ids import content_of
 from microflow.lanes import Lane
-from microflow.ports import Changes, Record, Subscription, Topic, TopicPartition, Transport
+from microflow.ports import Changes, Parked, Record, Subscription, Topic, TopicPartition, Transport
 from microflow.runtime import Runtime
 from microflow.signals import Signal
 
@@ -51,11 +53,13 @@ class Intake:
         self._owner = owner
         self._tell_skipped = skipped
         self._handlers = _by_trigger(runtime.definition.handlers)
+        self._by_name = {handler.name: handler for handler in runtime.definition.handlers}
         self._subscription: Subscription | None = None
         self._topics: Mapping[str, Topic] = {}
         self._cluster_id = ""
         self._database_id = ""
         self._paused: set[TopicPartition] = set()
+        self._sought: set[TopicPartition] = set()
         self._draining = False
         self._stopping = False
         self._refusal: Exception | None = None
@@ -87,6 +91,18 @@ class Intake:
         if self._paused and self._subscription is not None and not self._stopping:
             self._throttle(self._subscription)
 
+    def read_again(self, watermarks: Mapping[TopicPartition, int]) -> None:
+        """Go back to these watermarks: others want to see what was read behind them. What is under way goes on, and
+        is met again by its own records."""
+        partitions = watermarks.keys() & set(self._runtime.assignment.partitions)
+        for lane in self._lanes:
+            lane.detach(partitions)
+        for partition in partitions:
+            self._runtime.watermarks.begin(partition, watermarks[partition])
+            self._sought.add(partition)
+            self._seek(partition)
+        self.relieve()
+
     def drain(self) -> None:
         """Take nothing in any more, but stay a member until `stop`, so that what runs can still be committed."""
         self._draining = True
@@ -111,6 +127,7 @@ class Intake:
             # Before the records are there: what was read before a partition begins anew must not be taken in after it.
             await self._take_back(subscription)
             self._throttle(subscription)
+            self._sought.clear()
             room = max(limits.in_flight - self._runtime.watermarks.unfinished, 1)
             records = await subscription.fetch(max_records=min(limits.fetch, room), wait=limits.fetch_wait)
         except LogGone:
@@ -122,7 +139,17 @@ class Intake:
             return
         if not self._draining:
             for record in records:
-                self._take_in(record)
+                if record.source not in self._sought:  # read before we went back
+                    self._take_in(record)
+        for partition in self._sought:
+            self._seek(partition)
+
+    def _seek(self, partition: TopicPartition) -> None:
+        position = self._runtime.watermarks.positions().get(partition)
+        if position is not None and self._subscription is not None:
+            # Taken away this very moment: whoever gets it begins at the watermark.
+            with contextlib.suppress(TransportError):
+                self._subscription.seek(partition, position)
 
     def _throttle(self, subscription: Subscription) -> None:
         """Pause what is too far ahead of its watermark, or everything while too much is in hand."""
@@ -166,36 +193,57 @@ class Intake:
         return self._lanes[spread % len(self._lanes)]
 
     def open(self, record: Record) -> list[Execution]:
-        """The executions of a record: one for each handler of its type, none if the service does not handle it."""
+        """The executions of a record: one for each handler of its type, none if the service does not handle it.
+
+        Those of handlers that only another version of the service has are to be parked.
+        """
         origin = self._origin(record.topic)
         types = self._handlers.get(record.topic, {})
+        strangers = self._runtime.registration.strangers(record.topic)
         try:
-            envelope = open_envelope(
-                record, type_of_topic=next(iter(types)) if len(types) == 1 else None, origin=origin
-            )
+            envelope = open_envelope(record, type_of_topic=_only(types or strangers), origin=origin)
         except DecodeError as error:
             return [self._unreadable(record, origin, error)]
-        if envelope is None or envelope.type not in types:
+        if envelope is None:
             return []
         delivery = Delivery(record, envelope)
-        executions = [Execution(delivery, handler) for handler in types[envelope.type]]
+        now = self._runtime.clock.now()
+        executions = [
+            *(Execution(delivery, handler) for handler in types.get(envelope.type, ())),
+            *(Execution(delivery, None, name, Postponed(now)) for name in strangers.get(envelope.type, ())),
+        ]
         delivery.unsettled = len(executions)
         return executions
 
+    def reopen(self, row: Parked) -> Execution | None:
+        """The execution of a parked event; None if only another version of the service handles such events.
+
+        It is the handler's whatever topic it reads today.
+        """
+        record, handler = row.record, self._by_name.get(row.claim.handler)
+        if handler is None:
+            return next((each for each in self.open(record) if each.claim_key == row.claim and not each.stranger), None)
+        origin = self._origin(record.topic)
+        types = [trigger.event_type for trigger in handler.triggers]
+        try:
+            bound = _only(self._handlers.get(record.topic, ())) or _only(types)
+            envelope = open_envelope(record, type_of_topic=bound, origin=origin)
+        except DecodeError:
+            envelope = None
+        if envelope is not None and envelope.type in types:
+            return Execution(Delivery(record, _as_parked(envelope, row)), handler)
+        envelope = envelope or _envelope_of_unreadable(record, origin)
+        if self._runtime.registration.is_stranger(handler.name, Trigger(envelope.type, record.topic)):
+            return None
+        execution = Execution(Delivery(record, _as_parked(envelope, row)), handler)
+        error = ContractError(f"{handler.name} does not handle {envelope.type} any more.", where=handler.where)
+        execution.given = execution.outcome = self._runtime.judge(execution, error)
+        return execution
+
     def _unreadable(self, record: Record, origin: str, error: DecodeError) -> Execution:
-        identifier = f"{record.partition}@{record.offset}"
-        envelope = Envelope(
-            id=identifier,
-            source=origin,
-            type=record.topic,
-            time=record.timestamp or EPOCH,
-            correlation_id=identifier,
-            causation_id=None,
-            digest=position_digest(record, origin),
-            content=content_of(record.value),
-        )
+        envelope = _envelope_of_unreadable(record, origin)
         execution = Execution(Delivery(record, envelope, unsettled=1), None)
-        execution.outcome = self._runtime.judge(execution, error)
+        execution.given = execution.outcome = self._runtime.judge(execution, error)
         return execution
 
     def _origin(self, topic: str) -> str:
@@ -327,6 +375,30 @@ class Intake:
             except TransportError as error:
                 logger.warning("the log does not answer (%s); trying again", error)
                 await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
+
+
+def _only(types: Collection[str]) -> str | None:
+    """The one type that a record without one can be of."""
+    return next(iter(types)) if len(set(types)) == 1 else None
+
+
+def _as_parked(envelope: Envelope, row: Parked) -> Envelope:
+    # A record without an id has one from where it was read, and that place may be called differently by now.
+    return replace(envelope, digest=row.claim.digest)
+
+
+def _envelope_of_unreadable(record: Record, origin: str) -> Envelope:
+    identifier = f"{record.partition}@{record.offset}"
+    return Envelope(
+        id=identifier,
+        source=origin,
+        type=record.topic,
+        time=record.timestamp or EPOCH,
+        correlation_id=identifier,
+        causation_id=None,
+        digest=position_digest(record, origin),
+        content=content_of(record.value),
+    )
 
 
 def _by_trigger(handlers: Sequence[Handler]) -> dict[str, dict[str, list[Handler]]]:

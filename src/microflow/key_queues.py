@@ -26,12 +26,10 @@ class KeyQueue:
 
     def block(self, execution: Execution) -> None:
         """An execution is, or will be, parked."""
-        if execution.handler is None or execution.handler.order == "none":
-            return
-        if execution.handler.order == "key":
+        if execution.order == "key":
             self.blocked_all = True
-        else:
-            self.blocked_handlers.add(execution.handler.name)
+        elif execution.order == "handler":
+            self.blocked_handlers.add(execution.claim_key.handler)
 
     def blocks(self, execution: Execution) -> bool:
         if execution.parked is not None or execution.handler is None:

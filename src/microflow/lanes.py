@@ -118,6 +118,13 @@ class Lane:
             task.cancel(AT_ONCE)
         return tasks
 
+    def detach(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions are read again: their offsets are finished by what is read then, not by what is here."""
+        here = [*self._mailbox, *(each for queue in self._queues.values() for each in queue.executions)]
+        for execution in here:
+            for each in (execution, *execution.repeats):
+                each.delivery.detached = each.delivery.detached or each.delivery.source in partitions
+
     # ── partitions come and go ────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
@@ -192,7 +199,9 @@ class Lane:
         """Start whatever may start of a key now."""
         queue = self._queues.get(name)
         while queue is not None and not self._draining and (execution := queue.next()) is not None:
-            if execution.outcome is not None:  # the headers could not be read: there is nothing to run
+            if execution.outcome is not None:  # given: there is nothing to run
+                if execution.parks:
+                    queue.block(execution)
                 self._finish(execution)
             elif queue.blocks(execution):
                 execution.outcome = Postponed(self._runtime.clock.now())
@@ -277,7 +286,9 @@ class Lane:
             self._conclude(execution, _outcome_of(execution))
         for execution in settled.duplicates:
             self._conclude(execution, "duplicate")
-        concluded = {*settled.committed, *settled.duplicates, *settled.reset}
+        for execution in settled.unwanted:
+            self._conclude(execution, "dropped")
+        concluded = {*settled.committed, *settled.duplicates, *settled.unwanted, *settled.reset}
         for execution in batch:
             if execution not in concluded:  # its partition is another process's now
                 execution.orphan = True
@@ -329,7 +340,7 @@ class Lane:
     def _finish_delivery(self, execution: Execution) -> None:
         delivery = execution.delivery
         delivery.unsettled -= 1
-        if delivery.unsettled == 0 and not delivery.resumed:
+        if delivery.unsettled == 0 and not delivery.detached:
             self._runtime.watermarks.finish(delivery.source, delivery.record.offset)
 
     def _report(self, execution: Execution, outcome: ReportedOutcome, *, diverged: bool = False) -> None:

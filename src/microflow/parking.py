@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -12,31 +11,30 @@ from microflow.ports import ClaimKey, Parked, Record
 from microflow.runtime import Runtime
 from microflow.signals import Signal
 
-logger = logging.getLogger("microflow.parking")
-
 LOOK_AT_MOST_EVERY = timedelta(milliseconds=200)
 
 
 class Parking:
     """Hands parked rows of owned partitions to the lanes, at most `limits.resumed` at once.
 
-    `open_record` and `lane_of` are the intake's: a retry runs like a first delivery.
+    `reopen` and `lane_of` are the intake's: a retry runs like a first delivery.
     """
 
     def __init__(
         self,
         runtime: Runtime,
         *,
-        open_record: Callable[[Record], list[Execution]],
+        reopen: Callable[[Parked], Execution | None],
         lane_of: Callable[[Record], Lane],
     ) -> None:
         self._runtime = runtime
-        self._open_record = open_record
+        self._reopen = reopen
         self._lane_of = lane_of
         self._changed = Signal(runtime.clock)
         self._handlers = [UNREADABLE, *(handler.name for handler in runtime.definition.handlers)]
         self._in_hand: list[Execution] = []
         self._strangers: set[ClaimKey] = set()
+        self._version = 0
 
     def wake(self) -> None:
         """Parked rows, or the partitions owned, have changed."""
@@ -93,20 +91,18 @@ class Parking:
         )
 
     def _excluded(self) -> list[ClaimKey]:
+        if self._version != self._runtime.registration.version:
+            self._version = self._runtime.registration.version
+            self._strangers.clear()
         return [*(each.claim_key for each in self._in_hand), *self._strangers]
 
     def _resume(self, row: Parked) -> None:
-        execution = next((each for each in self._open_record(row.record) if each.claim_key == row.claim), None)
+        execution = self._reopen(row)
         if execution is None:
             self._strangers.add(row.claim)
-            logger.warning(
-                "an event is parked for the handler %s, which does not handle %s any more",
-                row.claim.handler,
-                row.record.topic,
-            )
             return
         execution.parked = row
-        execution.delivery.resumed = True
+        execution.delivery.detached = True
         self._in_hand.append(execution)
         self._lane_of(row.record).submit([execution])
 

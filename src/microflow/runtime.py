@@ -14,6 +14,7 @@ from microflow.limits import Limits
 from microflow.outages import Outages
 from microflow.ownership import Assignment
 from microflow.ports import Clock, Store
+from microflow.registration import Registration
 from microflow.reports import Observe
 from microflow.service import Definition
 from microflow.watermarks import Watermarks
@@ -33,6 +34,7 @@ class Runtime:
     watermarks: Watermarks
     deadlines: Deadlines
     outages: Outages
+    registration: Registration
     observe: Observe
     reach: Reach
 

@@ -21,8 +21,9 @@ from microflow.limits import Limits
 from microflow.outages import Outages
 from microflow.ownership import Assignment
 from microflow.parking import Parking
-from microflow.ports import Clock, Migration, Store, Transport
+from microflow.ports import Clock, Migration, Store, TopicPartition, Transport
 from microflow.readiness import Readiness
+from microflow.registration import Registration
 from microflow.relay import Relay
 from microflow.reports import Observe, look_away
 from microflow.runtime import Runtime
@@ -95,8 +96,17 @@ class Worker:
         await store.migrate(self._migrations)
         cluster_id = await transport.topics.cluster_id()
         database_id = await store.bind(cluster_id)
-        for gone in sorted(await store.handlers.register([handler.name for handler in definition.handlers])):
-            logger.info("%s: the handler %s is gone; what is parked for it waits", definition.name, gone)
+        self._outages = Outages(store, clock=surroundings.clock, chance=surroundings.chance)
+        self._registration = Registration(
+            definition,
+            store,
+            owner=surroundings.owner,
+            clock=surroundings.clock,
+            outages=self._outages,
+            heartbeat=surroundings.limits.heartbeat,
+            learned=self._learned,
+        )
+        await self._registration.enlist()
         await self._ensure_topics()
         runtime = self._assemble(await self._provide())
         self._begin(runtime.deadlines.run(), "deadlines")
@@ -108,6 +118,7 @@ class Worker:
         self._begin(self._relay.run(), "relay")
         self._begin(self._housekeeping.store_watermarks(), "watermarks")
         self._begin(self._housekeeping.purge(), "purge")
+        self._begin(self._registration.keep_up(), "registration")
         self._begin(self._parking_follows(), "rebalances")
         intake = self._begin(self._intake.run(cluster_id=cluster_id, database_id=database_id), "intake")
         joined = asyncio.get_running_loop().create_task(self._intake.joined.wait())
@@ -206,7 +217,6 @@ class Worker:
     def _assemble(self, provided: Mapping[Any, Any]) -> Runtime:
         given = self._surroundings
         self._watermarks = Watermarks()
-        self._outages = Outages(given.store, clock=given.clock, chance=given.chance)
         runtime = Runtime(
             definition=self.definition,
             store=given.store,
@@ -224,6 +234,7 @@ class Worker:
             watermarks=self._watermarks,
             deadlines=Deadlines(given.clock),
             outages=self._outages,
+            registration=self._registration,
             observe=given.observe,
             reach=given.reach,
         )
@@ -245,7 +256,7 @@ class Worker:
             for _ in range(given.store.lanes)
         ]
         self._intake = Intake(runtime, given.transport, self._lanes, owner=given.owner, skipped=self._moved)
-        self._parking = Parking(runtime, open_record=self._intake.open, lane_of=self._intake.lane_of)
+        self._parking = Parking(runtime, reopen=self._intake.reopen, lane_of=self._intake.lane_of)
         self._housekeeping = Housekeeping(runtime, tell_offsets=self._intake.tell_offsets)
         return runtime
 
@@ -259,7 +270,12 @@ class Worker:
     async def _parking_follows(self) -> None:
         while True:
             await self._intake.changed.wait()
+            self._registration.wake()
             self._parking.wake()
+
+    def _learned(self, watermarks: Mapping[TopicPartition, int]) -> None:
+        if self._lanes:  # before that, nothing has been read
+            self._intake.read_again(watermarks)
 
     async def _provide(self) -> Mapping[Any, Any]:
         given = dict(self._surroundings.dependencies or {})
@@ -346,6 +362,7 @@ class Worker:
     async def _say_last_words(self) -> None:
         """Leave the group, store what is known and publish what is committed."""
         try:
+            await self._registration.leave()  # first: those who get our partitions know what nobody has any more
             await self._intake.stop()
             await self._housekeeping.store_watermarks_now()
             self._relay.wake()

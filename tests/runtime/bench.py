@@ -215,6 +215,13 @@ class Bench:
             assert self.clock.monotonic() < end, "it never came to be"
             await asyncio.sleep(0.001)
 
+    async def until_failed(self, process: Process, kind: type[Exception]) -> None:
+        """Let time pass until a process cannot go on, for this reason, or fail."""
+        end = self.clock.monotonic() + PATIENCE
+        while not isinstance(process.worker.failure, kind):
+            assert self.clock.monotonic() < end, f"it went on: {process.worker.failure!r}"
+            await asyncio.sleep(0.001)
+
     async def settle(self) -> None:
         """Let time pass until nobody has anything to do that is due."""
         end = self.clock.monotonic() + PATIENCE

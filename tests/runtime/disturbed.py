@@ -102,9 +102,15 @@ class _Transaction:
         self._transaction = transaction
         self._moments = moments
 
-    async def fence(self, epochs: Mapping[TopicPartition, int], *, keys: Collection[OrderingKey] = ()) -> None:
+    async def fence(
+        self,
+        epochs: Mapping[TopicPartition, int],
+        *,
+        registry: int | None = None,
+        keys: Collection[OrderingKey] = (),
+    ) -> None:
         await self._moments.reach("fence")
-        await self._transaction.fence(epochs, keys=keys)
+        await self._transaction.fence(epochs, registry=registry, keys=keys)
 
     async def claim(self, claims: Sequence[Claim], *, now: datetime) -> Sequence[bool]:
         await self._moments.reach("claim")

@@ -32,6 +32,8 @@ from microflow.ports.database import Ownership as Ownership
 from microflow.ports.database import Parked as Parked
 from microflow.ports.database import Parking as Parking
 from microflow.ports.database import Partitions as Partitions
+from microflow.ports.database import Registered as Registered
+from microflow.ports.database import Registry as Registry
 from microflow.ports.database import Store as Store
 from microflow.ports.database import Suspects as Suspects
 from microflow.ports.database import Transaction as Transaction

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from microflow.connection import Connection
 from microflow.errors import StoreError
+from microflow.handlers import Trigger
 from microflow.records import Headers, Record, TopicPartition
 from microflow.retries import Order
 
@@ -158,8 +159,18 @@ class Transaction(Protocol):
     Every one raises StoreError, or a subclass that says more.
     """
 
-    async def fence(self, epochs: Mapping[TopicPartition, int], *, keys: Collection[OrderingKey] = ()) -> None:
-        """Raise Fenced unless each epoch is the partition's current one, and keep it so until the transaction ends.
+    async def fence(
+        self,
+        epochs: Mapping[TopicPartition, int],
+        *,
+        registry: int | None = None,
+        keys: Collection[OrderingKey] = (),
+    ) -> None:
+        """Raise Fenced unless each epoch is the partition's current one, RegistryChanged unless `registry` is the
+        version of the service's registry, and keep both so until the transaction ends.
+
+        `registry` must be given for whatever moves a watermark over records that were read: their handlers are those
+        that were known under that version.
 
         `keys` are the topics and keys of outbox rows that `write` will append, as far as they are known by now: nobody
         else appends to them until the transaction ends, so that positions of a key grow in commit order. `write`
@@ -309,6 +320,14 @@ class Parking(Protocol):
 
     async def count(self) -> int: ...
 
+    async def counts(self) -> Mapping[str, int]:
+        """How many events are parked for each handler that has any."""
+        ...
+
+    async def waiting(self, handler: str, *, limit: int) -> Sequence[Parked]:
+        """The first events that are parked for a handler, in the order in which they were parked."""
+        ...
+
 
 class DeadLetters(Protocol):
     """The events of a service that were given up, with all their bytes."""
@@ -386,11 +405,64 @@ class Outbox(Protocol):
     async def status(self) -> OutboxStatus: ...
 
 
-class Handlers(Protocol):
-    """Which handlers a service has, by its own database."""
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A handler as its service's database knows it: what triggers it, and the offset of each partition from which it
+    reads that. A partition that is not named is read from where the service began, or will begin."""
 
-    async def register(self, names: Collection[str]) -> frozenset[str]:
-        """Remember these handlers; return the names that are remembered and not among them."""
+    triggers: Mapping[Trigger, Mapping[int, int]]
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Which handlers a service has, whatever the process: `version` grows with every change of `handlers`.
+
+    `processes` are those that live, each with its handlers and what triggers them. `renamed` are names that became
+    other ones: a process that still uses one is of an old version.
+    """
+
+    version: int
+    handlers: Mapping[str, Registered]
+    processes: Mapping[str, Mapping[str, frozenset[Trigger]]]
+    renamed: Mapping[str, str]
+
+
+class Handlers(Protocol):
+    """The registry of a service's handlers, in its own database."""
+
+    async def registry(self, *, now: datetime) -> Registry:
+        """The registry as it is now. A process lives until the instant that it named last."""
+        ...
+
+    async def register(
+        self, handlers: Mapping[str, Collection[Trigger]], *, owner: str, now: datetime, until: datetime
+    ) -> Registry:
+        """Say that the process `owner` has these handlers, and lives until an instant; return the registry then.
+
+        Triggers that are not remembered yet are, each from the stored watermarks of its topic on, but for those of a
+        name that was renamed; that makes a new version. It waits for the transactions whose fence has passed, and none
+        under an older version passes after it.
+        """
+        ...
+
+    async def leave(self, *, owner: str) -> None:
+        """A process ends: it does not live any more."""
+        ...
+
+    async def forget(self, gone: Mapping[str, Collection[Trigger]], *, now: datetime) -> frozenset[str]:
+        """Forget triggers that no live process has, in a new version; return the handlers that lost their last one.
+
+        While events are parked for a handler it keeps its last triggers.
+        """
+        ...
+
+    async def rename(self, old: str, new: str, *, now: datetime) -> bool:
+        """Give what a handler has claimed, and what is parked or dead for it, to another name; remember that it was
+        renamed. False, and nothing done, if a live process has the old one.
+
+        What both have claimed is done if one of them has done it.
+        """
         ...
 
 

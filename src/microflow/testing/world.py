@@ -33,6 +33,8 @@ from microflow.worker import Surroundings, Worker
 PATIENCE = 20.0
 """Seconds of real time without any progress after which `settle` gives up."""
 SMALL_WAIT = timedelta(seconds=1)
+FOR_EVER = timedelta(days=365)
+"""Nothing is to happen in a world only because time passes, unless it is what a test lets time pass for."""
 
 
 class World:
@@ -58,7 +60,7 @@ class World:
         self._definitions = [build(service_of(service), topics=self._topics) for service in services]
         self._dependencies = dict(dependencies or {})
         self._random = random.Random(seed)
-        self._limits = replace(limits or Limits(), fetch_wait=timedelta(days=365))
+        self._limits = replace(limits or Limits(), fetch_wait=FOR_EVER, heartbeat=FOR_EVER)
         self.clock = VirtualClock(start)
         self.reports: list[Report] = []
         self._opened = AsyncExitStack()

@@ -23,6 +23,7 @@ from microflow.conformance.stores.outbox import outbox
 from microflow.conformance.stores.own_tables import own_tables
 from microflow.conformance.stores.ownership import ownership
 from microflow.conformance.stores.parking import parking
+from microflow.conformance.stores.registry import registry
 from microflow.conformance.stores.transactions import transactions
 from microflow.conformance.stores.values import values
 
@@ -33,7 +34,18 @@ Scenario: TypeAlias = suites.Scenario[Harness]
 
 def scenarios(abilities: Abilities) -> Sequence[Scenario]:
     """Everything that a store with these abilities has to pass."""
-    subjects = [transactions, ownership, claims, parking, dead_letters, outbox, connections, values, own_tables]
+    subjects = [
+        transactions,
+        ownership,
+        registry,
+        claims,
+        parking,
+        dead_letters,
+        outbox,
+        connections,
+        values,
+        own_tables,
+    ]
     if abilities.sessions:
         from microflow.conformance.stores.sessions import sessions  # SQLAlchemy is an extra
 

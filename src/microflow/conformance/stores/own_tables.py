@@ -156,23 +156,3 @@ async def of_two_logs_bound_at_once_one_is_refused(harness: Harness) -> None:
     )
 
     assert sorted(isinstance(result, IdentityError) for result in results) == [False, True]
-
-
-@own_tables.add()
-async def registering_handlers_tells_those_that_are_gone(harness: Harness) -> None:
-    """Remember these handlers; return the names that are remembered and not among them."""
-    store = await harness.open()
-
-    assert await store.handlers.register(["take_payment", "write_receipt"]) == frozenset()
-    assert await store.handlers.register(["take_payment"]) == {"write_receipt"}
-    assert await store.handlers.register(["take_payment", "refund"]) == {"write_receipt"}
-    assert await store.handlers.register([]) == {"take_payment", "write_receipt", "refund"}
-
-
-@own_tables.add(requires={"several_services"})
-async def handlers_are_registered_for_each_service(harness: Harness) -> None:
-    """Which handlers a service has."""
-    payments, shipping = await harness.open("payments"), await harness.open("shipping")
-    await payments.handlers.register(["take_payment"])
-
-    assert await shipping.handlers.register(["ship"]) == frozenset()

@@ -86,7 +86,18 @@ class SqliteParking:
             self._watch = None
 
     async def count(self) -> int:
-        return int(self._database.read(SQL["count"], (self._names.service,))[0][0])
+        return sum((await self.counts()).values())
+
+    async def counts(self) -> Mapping[str, int]:
+        return dict(self._database.read(SQL["counts"], (self._names.service,)))
+
+    async def waiting(self, handler: str, *, limit: int) -> Sequence[Parked]:
+        with self._database.reading() as connection:
+            rows = connection.execute(SQL["waiting"], (self._names.service, handler, limit)).fetchall()
+            return [
+                _parked(ClaimKey(handler, digest), connection.execute(SQL["parked event"], (sequence,)).fetchone())
+                for sequence, digest in rows
+            ]
 
     def _free(
         self,
@@ -142,7 +153,11 @@ class ParkingInTransaction:
         )
         self._connection.execute(SQL["park"], row)
         if before is not None and before[3] != ORDERINGS[parked.order]:
-            self._connection.execute(SQL["free anew"], (self._names.service, record.topic, record.key))
+            self.free_anew(record.topic, record.key)
+
+    def free_anew(self, topic: str, key: bytes | None) -> None:
+        """Find out again who of a key waits for whom: somebody has changed what waits for it."""
+        self._connection.execute(SQL["free anew"], (self._names.service, topic, key))
 
     def remove(self, handler: int, digest: bytes) -> bool:
         """Take a parked event out and free what waited for it alone; false if there is none."""

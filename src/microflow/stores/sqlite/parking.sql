@@ -129,8 +129,15 @@ select topic, "key", ordering, due, attempt, first_failed_at, content, "offset",
     (select number from microflow_partitions where id = microflow_parked.partition)
 from microflow_parked where sequence = ?;
 
--- name: count
-select count(*) from microflow_parked where handler in (select id from microflow_handlers where service = ?);
+-- name: counts
+select handler.name, count(*) from microflow_handlers as handler
+join microflow_parked as parked on parked.handler = handler.id
+where handler.service = ? group by handler.id;
+
+-- name: waiting
+select parked.sequence, parked.digest
+from microflow_handlers as handler join microflow_parked as parked on parked.handler = handler.id
+where handler.service = ? and handler.name = ? order by parked.sequence limit ?;
 
 -- name: resume halted
 update microflow_parked set due = ?, attempt = 0 where handler = ? and digest = ? returning sequence;

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from microflow.embedded.errors import translated
 from microflow.errors import StoreError
 from microflow.ports import Appended, Changes, Claim, OrderingKey, TopicPartition
-from microflow.stores.sqlite import outbox, partitions, suspects
+from microflow.stores.sqlite import handlers, outbox, partitions, suspects
 from microflow.stores.sqlite.connection import SqliteConnection, ended_behind_our_back
 from microflow.stores.sqlite.dead_letters import DeadLettersInTransaction
 from microflow.stores.sqlite.inbox import InboxInTransaction
@@ -46,10 +46,18 @@ class SqliteTransaction:
             return ended_behind_our_back()
         return self._connection.failure
 
-    async def fence(self, epochs: Mapping[TopicPartition, int], *, keys: Collection[OrderingKey] = ()) -> None:
+    async def fence(
+        self,
+        epochs: Mapping[TopicPartition, int],
+        *,
+        registry: int | None = None,
+        keys: Collection[OrderingKey] = (),
+    ) -> None:
         self._connection.check_usable()
         with translated():
             partitions.fence(self._raw, self._names, epochs)
+            if registry is not None:
+                handlers.check_version(self._raw, self._names.service, registry)
 
     async def claim(self, claims: Sequence[Claim], *, now: datetime) -> Sequence[bool]:
         self._connection.check_usable()
