@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from microflow.addresses import masked
+from microflow.callers import DatabaseName, Steps, asynchronous, blocking, carry_out, carry_out_blocking
 from microflow.errors import SettingsError
 from microflow.ports import Clock, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
-from microflow.stores.sqlite import SqliteStore, append_async, append_sync
+from microflow.stores import sqlite
+from microflow.stores.sqlite import SqliteStore
 from microflow.transports.local import LocalTransport
 
 SQLITE = "sqlite:///"
@@ -54,11 +57,18 @@ def sqlite_path(url: str) -> Path:
     return Path(url.removeprefix(SQLITE)).expanduser()
 
 
-async def append_to(connection: Any, service: str, row: OutboxRow) -> None:
-    """Write an outbox row on a caller's own asynchronous connection, whichever library it is of."""
-    await append_async(connection, service, row)
+async def append_to(connection: Any, service: str, rows: Sequence[OutboxRow]) -> None:
+    """Write outbox rows on a caller's own asynchronous connection, whichever library it is of."""
+    caller = await asynchronous(connection)
+    for row in rows:
+        await carry_out(APPENDS[caller.database](service, row), caller)
 
 
-def append_to_sync(connection: Any, service: str, row: OutboxRow) -> None:
-    """Write an outbox row on a caller's own blocking connection, whichever library it is of."""
-    append_sync(connection, service, row)
+def append_to_sync(connection: Any, service: str, rows: Sequence[OutboxRow]) -> None:
+    """Write outbox rows on a caller's own blocking connection, whichever library it is of."""
+    caller = blocking(connection)
+    for row in rows:
+        carry_out_blocking(APPENDS[caller.database](service, row), caller)
+
+
+APPENDS: Mapping[DatabaseName, Callable[[str, OutboxRow], Steps]] = {"sqlite": sqlite.append}

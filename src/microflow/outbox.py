@@ -35,22 +35,23 @@ class Outbox:
         self._random_bits = random.SystemRandom().getrandbits
 
     async def append(self, connection: Any, *events: Message, correlation_id: str | None = None) -> None:
-        """Append events to the outbox on an asynchronous connection, inside its transaction.
+        """Append events to the outbox on an asynchronous connection, as part of the transaction that it has.
 
-        `correlation_id` is the flow they belong to, by default each one's own id. Rolled back with the caller's
-        transaction, always. Raises ContractError for an event without a key, and StoreError.
+        It is one of asyncpg, psycopg, SQLAlchemy (`AsyncConnection`, `AsyncSession`) or aiosqlite, or a handler's
+        own. `correlation_id` is the flow they belong to, by default each one's own id. Rolled back with the caller's
+        transaction, always. Raises ContractError for an event without a key, StoreError where there is no outbox yet,
+        and what the caller's library raises.
         """
-        for row in self._rows(events, correlation_id):
-            await append_to(connection, self._name, row)
+        await append_to(connection, self._name, self._rows(events, correlation_id))
 
     def append_sync(self, connection: Any, *events: Message, correlation_id: str | None = None) -> None:
-        """As `append`, on a blocking connection.
+        """As `append`, on a blocking connection: one of psycopg, psycopg2, SQLAlchemy (`Connection`, `Session`), Django
+        (`django.db.connection`) or sqlite3.
 
         One in autocommit mode (`isolation_level=None` of sqlite3) has no transaction until the caller says `begin`:
         without it each event is committed at once, by itself, and a later rollback takes nothing back.
         """
-        for row in self._rows(events, correlation_id):
-            append_to_sync(connection, self._name, row)
+        append_to_sync(connection, self._name, self._rows(events, correlation_id))
 
     def _rows(self, events: tuple[Message, ...], correlation_id: str | None) -> list[OutboxRow]:
         now = self._clock.now()

@@ -193,6 +193,22 @@ async def rows_affected_are_counted(harness: Harness) -> None:
         assert result.rowcount == 1
 
 
+@sessions.add()
+async def the_connection_underneath_executes_too(harness: Harness) -> None:
+    """A session of SQLAlchemy, with all that hangs on it."""
+    store = await _shop(harness)
+
+    async def work(session: AsyncSession, _: Transaction) -> None:
+        connection = await session.connection()
+        await connection.execute(update(Order).values(total=11))
+        await connection.exec_driver_sql("insert into orders values ('o2', 2)")
+        assert (await connection.execute(select(Order.total).order_by(Order.total))).scalars().all() == [2, 11]
+
+    await _commits(store, work)
+
+    assert await _orders(store) == ["o1", "o2"]
+
+
 # ── it cannot end the transaction ─────────────────────────────────────────────────────────────────────────────────
 
 

@@ -11,8 +11,6 @@ from typing import Any, NoReturn
 
 from microflow.embedded.errors import translate
 from microflow.errors import SqlError, StoreError, TransactionAborted
-from microflow.ports import OutboxRow
-from microflow.stores.sqlite import outbox
 from microflow.stores.sqlite.row import Row
 from microflow.stores.sqlite.values import declared_types, encode
 
@@ -72,11 +70,6 @@ class SqliteConnection:
             self._undo(name)
             raise
         self._control(f"release {name}")
-
-    def append(self, service: str, row: OutboxRow) -> None:
-        """Write an event to the outbox, as one more statement of the transaction."""
-        with self._statement("an event for the outbox"):
-            outbox.append(self._connection, service, [row])
 
     async def commit(self) -> NoReturn:
         """Raises: the transaction belongs to the runtime."""

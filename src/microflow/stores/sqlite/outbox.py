@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,6 @@ class SqliteOutbox:
     def _position(self) -> int:
         rows = self._database.read(SQL["last position"])
         return int(rows[0][0]) if rows else 0
-
-
-def append(connection: sqlite3.Connection, service: str, rows: Iterable[OutboxRow]) -> None:
-    """Write rows to the outbox, in order, inside whatever transaction is open."""
-    connection.executemany(SQL["append"], (values(service, row) for row in rows))
 
 
 def append_in_step(connection: sqlite3.Connection, service: str, rows: Sequence[OutboxRow]) -> Sequence[Appended]:

@@ -1,5 +1,5 @@
 -- name: append
-insert into microflow_outbox (service, topic, "key", value, headers, created_at) values (?, ?, ?, ?, ?, ?);
+insert into microflow_outbox (service, topic, "key", value, headers, created_at) values ($1, $2, $3, $4, $5, $6);
 
 -- name: append in a step
 insert into microflow_outbox (service, topic, "key", value, headers, created_at, publisher, partition)

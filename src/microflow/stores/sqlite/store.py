@@ -114,7 +114,7 @@ class SqliteStore:
             self._database.close()
 
     def _open_session(self, kind: type[Any], connection: SqliteConnection) -> AbstractAsyncContextManager[Any]:
-        from microflow.stores.sqlite.sessions import SqliteSessions  # SQLAlchemy is an extra
+        from microflow.stores.sqlite.alchemy import SqliteSessions  # SQLAlchemy is an extra
 
         self._sessions = self._sessions or SqliteSessions()
         session: AbstractAsyncContextManager[Any] = self._sessions.open(kind, connection)
