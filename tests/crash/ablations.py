@@ -25,14 +25,14 @@ from microflow.ports import (
     Transport,
 )
 from microflow.relay import Relay
-from microflow.stores.sqlite import SqliteStore, inbox, partitions
+from microflow.stores.sqlite import inbox, partitions
 from microflow.watermarks import Watermarks
-from tests.crash.orders import Ablation, Orders
+from tests.crash.orders import Orders
 
 
-def install(ablation: Ablation) -> None:
+def install(orders: Orders) -> None:
     """Break this process."""
-    match ablation:
+    match orders.ablation:
         case "no inbox":
             _grant_every_claim()
         case "no fence":
@@ -43,10 +43,10 @@ def install(ablation: Ablation) -> None:
             setattr(worker, "Relay", RelentlessRelay)  # noqa: B010
 
 
-def store_of(orders: Orders, store: SqliteStore) -> Store:
+def store_of(orders: Orders, store: Store) -> Store:
     """The store of a process: with so many lanes, and with its outbox inside its transactions or not."""
     if orders.lanes != 1:
-        setattr(SqliteStore, "lanes", orders.lanes)  # noqa: B010
+        setattr(type(store), "lanes", orders.lanes)  # noqa: B010
         setattr(Intake, "lane_of", _lane_by_checksum)  # noqa: B010
     if orders.ablation == "outbox outside the transaction":
         return cast(Store, OutboxOutside(store))
@@ -81,7 +81,7 @@ def _grant_every_claim() -> None:
 class OutboxOutside:
     """A store that writes emitted events soon after the transaction that they belong to."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -1,20 +1,16 @@
-"""The checker: reads the whole log and all tables from the outside, with plain sqlite3, and says what was broken.
+"""The checker: looks at all of the log and of the tables, as they were read from outside, and says what was broken.
 
 It shares no code with the runtime. The effects have no unique index, so an effect that came twice shows.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
-OFFSET_BITS = 40
+from tests.crash.readings import Logged, Snapshot
 
 Invariant: TypeAlias = Literal[
     "lost",
@@ -57,61 +53,9 @@ CHAIN = (
 SERVICES = ("first", "second")
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """A record of the log."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: str
-    id: str
-    type: str
-    source: str
-    cause: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """A row that a handler wrote in its transaction."""
-
-    handler: str
-    event_id: str
-    topic: str
-    key: str
-    process: str
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """What one service's database holds. `dead` are (handler, event id)."""
-
-    effects: Sequence[Effect]
-    dead: Sequence[tuple[str, str]]
-    parked: int
-    outbox: int
-    watermarks: Mapping[tuple[str, int], int]
-    owners: Mapping[tuple[str, int], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything that is there. The log is in order of topics, partitions and offsets."""
-
-    log: Sequence[Logged]
-    tables: Mapping[str, Tables]
-
-    @property
-    def drained(self) -> bool:
-        return not list(_not_drained(self))
-
-
-def read(folder: Path) -> Snapshot:
-    """All of the log and of both services' tables. Upstream is read first: what it has done shows further down."""
-    first = _tables(folder / "first.db")
-    log = _log(folder / "log.db")
-    return Snapshot(log, {"first": first, "second": _tables(folder / "second.db")})
+def is_drained(snapshot: Snapshot) -> bool:
+    """Whether nothing is left to be done."""
+    return not list(_not_drained(snapshot))
 
 
 def check(snapshot: Snapshot) -> list[Violation]:
@@ -222,75 +166,3 @@ def _first_occurrences(log: Iterable[Logged]) -> Iterator[Logged]:
         if (record.source, record.id) not in seen:
             seen.add((record.source, record.id))
             yield record
-
-
-# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5, isolation_level=None)
-
-
-def _log(path: Path) -> list[Logged]:
-    with closing(_open(path)) as connection:
-        names = {
-            number: (name, partition)
-            for number, name, partition in connection.execute(
-                "select p.id, t.name, p.partition from microflow_log_partitions p "
-                "join microflow_log_topics t on t.id = p.topic_id"
-            )
-        }
-        rows = connection.execute("select id, key, headers from microflow_log_records order by id").fetchall()
-    return [
-        _logged(*names[number >> OFFSET_BITS], number & ((1 << OFFSET_BITS) - 1), key, blob)
-        for number, key, blob in rows
-    ]
-
-
-def _logged(topic: str, partition: int, offset: int, key: bytes | None, blob: bytes) -> Logged:
-    headers = headers_of(blob)
-    return Logged(
-        topic=topic,
-        partition=partition,
-        offset=offset,
-        key=(key or b"").decode(),
-        id=headers["ce_id"],
-        type=headers["ce_type"],
-        source=headers["ce_source"],
-        cause=headers.get("ce_causationid"),
-    )
-
-
-def headers_of(blob: bytes) -> dict[str, str]:
-    """The headers of a record: four bytes say how long the layout is, the layout names them and their lengths."""
-    end = 4 + int.from_bytes(blob[:4], "big")
-    layout = json.loads(blob[4:end])
-    headers = {}
-    for name, length in zip(layout[::2], layout[1::2], strict=True):
-        headers[name] = blob[end : end + length].decode()
-        end += length
-    return headers
-
-
-def _tables(path: Path) -> Tables:
-    with closing(_open(path)) as connection:
-        connection.execute("begin")
-        effects = connection.execute(
-            'select handler, event_id, topic, "key", process, owner from effects order by position'
-        ).fetchall()
-        dead = connection.execute(
-            "select h.name, d.headers from microflow_dead_letters d join microflow_handlers h on h.id = d.handler"
-        ).fetchall()
-        parked = connection.execute("select count(*) from microflow_parked").fetchone()[0]
-        outbox = connection.execute("select count(*) from microflow_outbox").fetchone()[0]
-        partitions = connection.execute(
-            "select topic, number, watermark, owner from microflow_partitions where watermark is not null"
-        ).fetchall()
-    return Tables(
-        effects=[Effect(*row) for row in effects],
-        dead=[(handler, headers_of(blob)["ce_id"]) for handler, blob in dead],
-        parked=parked,
-        outbox=outbox,
-        watermarks={(topic, number): watermark for topic, number, watermark, _ in partitions},
-        owners={(topic, number): owner for topic, number, _, owner in partitions},
-    )

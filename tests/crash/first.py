@@ -7,15 +7,16 @@ from microflow.context import Context
 from microflow.events import Event
 from microflow.handlers import on
 from microflow.service import Service
-from tests.crash.situation import EFFECT, PATIENT, Situation
+from tests.crash.names import called
+from tests.crash.situation import PATIENT, Situation
 
 
-class Placed(Event, key="account"):
+class Placed(Event, key="account", topic=called("Placed")):
     account: str
     kind: str
 
 
-class OrderEvent(Event, key="account", topic="orders"):
+class OrderEvent(Event, key="account", topic=called("orders")):
     account: str
     kind: str
 
@@ -30,7 +31,7 @@ class Audited(OrderEvent):
 
 @on("Placed", retry=PATIENT)
 async def accept(placed: Placed, context: Context, situation: Situation) -> Accepted:
-    context.write(EFFECT, *situation.effect(context))
+    context.write(*situation.effect(context))
     await situation.play(placed.kind, context)
     situation.reject(placed.kind)
     return Accepted(account=placed.account, kind=placed.kind)
@@ -38,10 +39,10 @@ async def accept(placed: Placed, context: Context, situation: Situation) -> Acce
 
 @on("Placed", retry=PATIENT)
 async def audit(placed: Placed, context: Context, connection: Connection, situation: Situation) -> Audited:
-    await connection.execute(EFFECT, *situation.effect(context))
+    await connection.execute(*situation.effect(context))
     if placed.kind != "slow":
         await situation.play(placed.kind, context)
     return Audited(account=placed.account, kind=placed.kind)
 
 
-service = Service("first")
+service = Service(called("first"))

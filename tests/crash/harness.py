@@ -3,12 +3,10 @@ again, until nothing is left to be done."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -22,11 +20,11 @@ from microflow.envelopes import seal_root
 from microflow.faults import FaultPoint
 from microflow.partitioner import Partitioner
 from microflow.ports import Record
-from microflow.transports.local import LocalTransport
 from tests.crash import checker
 from tests.crash.first import Placed
+from tests.crash.grounds import EmbeddedGround, Ground
 from tests.crash.orders import Orders
-from tests.crash.service_under_test import PARTITIONS
+from tests.crash.readings import PARTITIONS, Effect, Snapshot
 
 ROOT = Path(__file__).parents[2]
 POLL = 0.01
@@ -101,8 +99,9 @@ class Process:
 class Chain:
     """Two services, a log, and whatever runs of them. Use it as a context: leaving it kills everything."""
 
-    def __init__(self, nursery: Nursery, folder: Path, *, seed: int = 0) -> None:
+    def __init__(self, nursery: Nursery, folder: Path, *, ground: Ground | None = None, seed: int = 0) -> None:
         self.folder = folder
+        self.ground = ground or EmbeddedGround(folder)
         self.kills = 0
         self.last_kill = 0.0
         self.processes: list[Process] = []
@@ -123,7 +122,7 @@ class Chain:
         sealed = seal_root(
             Placed(account=account, kind=kind),
             service="shop",
-            topic="Placed",
+            topic=f"{self.ground.prefix}Placed",
             now=SystemClock().now(),
             random_bits=self._random.getrandbits,
         )
@@ -146,18 +145,13 @@ class Chain:
         record = self.placed("account-0")
         headers = tuple((name, b"Strange" if name == "ce_type" else value) for name, value in record.headers)
         return [
-            replace(record, topic=topic, partition=number, headers=headers)
+            replace(record, topic=f"{self.ground.prefix}{topic}", partition=number, headers=headers)
             for topic in ("Placed", "orders")
             for number in range(PARTITIONS)
         ]
 
     def publish(self, records: Sequence[Record]) -> None:
-        async def publish() -> None:
-            transport = LocalTransport.open(self.folder / "log.db", clock=SystemClock(), partitions=PARTITIONS)
-            assert not any(await transport.publish(records))
-            await transport.close()
-
-        asyncio.run(publish())
+        self.ground.publish(records)
 
     # ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,7 +162,8 @@ class Chain:
         return process
 
     def order(self, service: str, slot: int = 0, **more: Any) -> Orders:
-        return Orders(folder=str(self.folder), service=service, process=f"{service}-{slot}", **more)
+        where = self.ground.orders(service)
+        return Orders(folder=str(self.folder), service=service, process=f"{service}-{slot}", **where, **more)
 
     def end(self, process: Process) -> None:
         """Kill a process for good."""
@@ -230,7 +225,7 @@ class Chain:
             return state in "tT"
         return False
 
-    def run_until_drained(self, *, spare_faults: bool = False, at_most: float = 2 * SOON) -> checker.Snapshot:
+    def run_until_drained(self, *, spare_faults: bool = False, at_most: float = 2 * SOON) -> Snapshot:
         """Start what dies again, until nothing is left to be done; nobody helps. Unless `spare_faults`, every fault
         must have happened by then."""
 
@@ -245,18 +240,18 @@ class Chain:
 
     def is_drained(self) -> bool:
         snapshot = self.try_snapshot()
-        return snapshot is not None and snapshot.drained
+        return snapshot is not None and checker.is_drained(snapshot)
 
-    def try_snapshot(self) -> checker.Snapshot | None:
+    def try_snapshot(self) -> Snapshot | None:
         """What is there; None while there are no tables yet."""
         with contextlib.suppress(Exception):
             return self.snapshot()
         return None
 
-    def snapshot(self) -> checker.Snapshot:
-        return checker.read(self.folder)
+    def snapshot(self) -> Snapshot:
+        return self.ground.snapshot()
 
-    def effects(self, service: str) -> Sequence[checker.Effect]:
+    def effects(self, service: str) -> Sequence[Effect]:
         snapshot = self.try_snapshot()
         return () if snapshot is None else snapshot.tables[service].effects
 
@@ -269,18 +264,6 @@ class Chain:
         """Whether every service has its partitions, and has stored where it reads them from."""
         snapshot = self.try_snapshot()
         return snapshot is not None and all(snapshot.tables[service].watermarks for service in checker.SERVICES)
-
-    def hold_relay(self, service: str) -> None:
-        """Keep a service from publishing, by a lease that nobody holds."""
-        with contextlib.closing(sqlite3.connect(self.folder / f"{service}.db", timeout=10)) as connection, connection:
-            connection.execute("insert or replace into microflow_lease values (1, 'nobody', ?)", (2**62,))
-            # A lease that ends in a later age does not count, so it may not be taken over either.
-            connection.execute("create trigger held before update on microflow_lease begin select raise(ignore); end")
-
-    def let_relay_go(self, service: str) -> None:
-        with contextlib.closing(sqlite3.connect(self.folder / f"{service}.db", timeout=10)) as connection, connection:
-            connection.execute("drop trigger held")
-            connection.execute("delete from microflow_lease")
 
     def executions(self) -> list[str]:
         """A line for every execution that ever began."""

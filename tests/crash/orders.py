@@ -21,7 +21,8 @@ class Orders:
     """`process` names it and its log; `relay_name` is who it says it is to other relays, by default a fresh name.
 
     `fault` is a specification of faults, `refusal` the ordinal of the one record that the log refuses once, `gate`
-    whether slow events wait for the file `gate` in the folder; `batch` bounds its transactions.
+    whether slow events wait for the file `gate` in the folder; `batch` bounds its transactions. `prefix` begins the
+    names of services and topics; without `kafka` and `database` the log and the database are files in the folder.
     """
 
     folder: str
@@ -35,6 +36,9 @@ class Orders:
     session_timeout: float = 1.5
     refusal: int = 0
     seed: int = 0
+    prefix: str = ""
+    kafka: str = ""
+    database: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

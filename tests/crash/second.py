@@ -7,7 +7,8 @@ from microflow.context import Context
 from microflow.events import Event
 from microflow.handlers import on
 from microflow.service import Service
-from tests.crash.situation import EFFECT, PATIENT, Situation
+from tests.crash.names import called
+from tests.crash.situation import PATIENT, Situation
 
 
 class Accepted(Event):
@@ -20,7 +21,7 @@ class Audited(Event):
     kind: str
 
 
-class LedgerEvent(Event, key="account", topic="ledger", external=True):
+class LedgerEvent(Event, key="account", topic=called("ledger"), external=True):
     account: str
 
 
@@ -32,20 +33,20 @@ class Noted(LedgerEvent):
     pass
 
 
-@on("Accepted", topic="orders", retry=PATIENT)
+@on("Accepted", topic=called("orders"), retry=PATIENT)
 async def settle(accepted: Accepted, context: Context, connection: Connection, situation: Situation) -> Settled:
-    await connection.execute(EFFECT, *situation.effect(context))
+    await connection.execute(*situation.effect(context))
     if accepted.kind != "slow":
         await situation.play(accepted.kind, context)
     return Settled(account=accepted.account)
 
 
-@on("Audited", topic="orders", retry=PATIENT)
+@on("Audited", topic=called("orders"), retry=PATIENT)
 async def note(audited: Audited, context: Context, situation: Situation) -> Noted:
-    context.write(EFFECT, *situation.effect(context))
+    context.write(*situation.effect(context))
     if audited.kind != "slow":
         await situation.play(audited.kind, context)
     return Noted(account=audited.account)
 
 
-service = Service("second")
+service = Service(called("second"))

@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 
 from microflow.clocks import SystemClock
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
-from microflow.ports import Migration
+from microflow.ports import Clock, Migration, Store, Transport
 from microflow.service import Service, build
 from microflow.stores.sqlite import SqliteStore
 from microflow.transports.local import LocalTransport
 from microflow.worker import Surroundings, Worker
-from tests.crash import ablations, first, second
+from tests.crash import ablations, names
 from tests.crash.orders import Orders
-from tests.crash.situation import TABLE, Situation
-
-MODULES: dict[str, ModuleType] = {"first": first, "second": second}
-PARTITIONS = 3
+from tests.crash.readings import PARTITIONS
+from tests.crash.situation import POSTGRES, SQLITE, Situation
 
 
 def run(orders: Orders) -> None:
     """Run one service until the process is killed; its log goes to standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    ablations.install(orders.ablation)
+    names.begin_with(orders.prefix)
+    ablations.install(orders)
     asyncio.run(serve(orders))
 
 
 async def serve(orders: Orders) -> None:
     folder, clock = Path(orders.folder), SystemClock()
-    transport = LocalTransport.open(
-        folder / "log.db",
-        clock=clock,
-        partitions=PARTITIONS,
-        session_timeout=timedelta(seconds=orders.session_timeout),
-        heartbeat=timedelta(milliseconds=50),
-    )
-    store = await SqliteStore.open(folder / f"{orders.service}.db", service=orders.service, clock=clock)
+    definition = build(Service.of_module(importlib.import_module(f"tests.crash.{orders.service}")))
+    transport = await open_transport(orders, clock)
+    store = await open_store(orders, definition.name, clock)
     worker = Worker(
-        build(Service.of_module(MODULES[orders.service])),
+        definition,
         Surroundings(
             store=ablations.store_of(orders, store),
             transport=ablations.transport_of(orders, transport),
@@ -58,10 +52,27 @@ async def serve(orders: Orders) -> None:
                     process=orders.process,
                     notes=folder / "executions",
                     gate=folder / "gate" if orders.gate else None,
+                    dialect=POSTGRES if orders.database else SQLITE,
                 )
             },
         ),
-        migrations=[Migration("effects", TABLE, "situation.py")],
+        migrations=[Migration("effects", (POSTGRES if orders.database else SQLITE).table, "situation.py")],
     )
     await worker.start()
     await worker.ended()
+
+
+async def open_transport(orders: Orders, clock: Clock) -> Transport:
+    """The log that the chain stands on."""
+    return LocalTransport.open(
+        Path(orders.folder) / "log.db",
+        clock=clock,
+        partitions=PARTITIONS,
+        session_timeout=timedelta(seconds=orders.session_timeout),
+        heartbeat=timedelta(milliseconds=50),
+    )
+
+
+async def open_store(orders: Orders, service: str, clock: Clock) -> Store:
+    """The service's database."""
+    return await SqliteStore.open(Path(orders.folder) / f"{orders.service}.db", service=service, clock=clock)

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from microflow.context import Context
 from microflow.errors import Reject
@@ -18,15 +19,32 @@ PATIENT = Retry(attempts=50, first_delay=timedelta(milliseconds=10), max_delay=t
 # writes would mean a commit under an old epoch. No unique index: an effect that comes twice must show.
 TABLE = """
 create table effects (
-    position integer primary key autoincrement,
+    position {position},
     handler text not null, event_id text not null, topic text not null, "key" text not null,
     process text not null, owner text not null
 );
 """
 EFFECT = """
 insert into effects (handler, event_id, topic, "key", process, owner)
-select $1, $2, $3, $4, $5, owner from microflow_partitions where service = $6 and topic = $3 and number = $7
+select $1, $2, $3, $4, $5, owner from {partitions} where service = $6 and topic = $3 and number = $7
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How the table of effects is made, and how one is written, in one kind of database."""
+
+    table: str
+    effect: str
+
+
+SQLITE = Dialect(
+    TABLE.format(position="integer primary key autoincrement"), EFFECT.format(partitions="microflow_partitions")
+)
+POSTGRES = Dialect(
+    TABLE.format(position="bigint generated always as identity primary key"),
+    EFFECT.format(partitions="microflow.partitions"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +54,7 @@ class Situation:
     process: str
     notes: Path
     gate: Path | None
+    dialect: Dialect
 
     async def play(self, kind: str, context: Context) -> None:
         """Do to an event what its kind says, before it has its effect."""
@@ -52,10 +71,11 @@ class Situation:
         if kind == "hopeless":
             raise Reject("it should never have been sent")
 
-    def effect(self, context: Context) -> tuple[object, ...]:
-        """The arguments of EFFECT."""
+    def effect(self, context: Context) -> tuple[Any, ...]:
+        """The statement that writes an effect, and its arguments."""
         record = context.record
         return (
+            self.dialect.effect,
             context.handler,
             context.event_id,
             record.topic,

@@ -10,9 +10,10 @@ from typing import TypeAlias
 import pytest
 
 from tests.crash import checker
-from tests.crash.checker import Invariant, Snapshot
+from tests.crash.checker import Invariant
 from tests.crash.harness import Chain
 from tests.crash.orders import Ablation
+from tests.crash.readings import Snapshot
 
 Schedule: TypeAlias = Callable[[Chain, Ablation], Snapshot]
 INTACT: Ablation = ""
@@ -71,10 +72,10 @@ def refused_once(chain: Chain, ablation: Ablation) -> Snapshot:
     chain.start(chain.order("second"))
     chain.start(chain.order("first", ablation=ablation, refusal=2))
     chain.wait_until(chain.has_joined, "the services have their partitions")
-    chain.hold_relay("first")
+    chain.ground.hold_relay("first")
     chain.publish([chain.placed("anna") for _ in range(3)])
     chain.wait_until(lambda: len(chain.effects("first")) == 6, "all is committed")
-    chain.let_relay_go("first")
+    chain.ground.let_relay_go("first")
     return chain.run_until_drained()
 
 

@@ -21,6 +21,7 @@ import pytest
 from microflow.faults import FaultPoint
 from tests.crash import checker
 from tests.crash.harness import Chain, Nursery, times_reached
+from tests.crash.readings import Snapshot
 
 SEEDS = int(os.environ.get("MICROFLOW_SEEDS", "60"))
 POINTS = get_args(FaultPoint)
@@ -140,7 +141,7 @@ def _fault(point: FaultPoint, chance: random.Random) -> str:
     return f"{point}:{chance.randint(1, times_reached(point))}{action}"
 
 
-def _count(chain: Chain, snapshot: checker.Snapshot, tally: Tally) -> None:
+def _count(chain: Chain, snapshot: Snapshot, tally: Tally) -> None:
     executions = chain.executions()
     tally.executions += len(executions)
     tally.repeated += len(executions) - len(set(executions))
