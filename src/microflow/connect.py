@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from microflow.addresses import masked
 from microflow.callers import DatabaseName, Steps, asynchronous, blocking, carry_out, carry_out_blocking
 from microflow.errors import SettingsError
-from microflow.ports import Clock, OutboxRow, Store, Transport
+from microflow.ports import Clock, DatabaseState, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
 from microflow.stores import sqlite
 from microflow.stores.sqlite import SqliteStore
@@ -41,6 +42,22 @@ async def connect_store(settings: Settings, *, service: str, clock: Clock) -> St
     if url == MEMORY:
         return await SqliteStore.open(Path(f"{service}.db"), service=service, clock=clock, memory=True)
     return await SqliteStore.open(sqlite_path(url), service=service, clock=clock)
+
+
+async def look_at_database(settings: Settings, *, service: str) -> DatabaseState:
+    """What the database of a service says of itself, without changing it. Raises StoreError, SettingsError."""
+    path = sqlite_path(settings.database_of(service))
+    return await asyncio.to_thread(sqlite.state_of, path, service=service)
+
+
+def dialect_of(url: str) -> str:
+    """The dialect of SQL that a database speaks."""
+    return "sqlite"
+
+
+def own_tables(dialect: str, *, after: int = 0) -> str:
+    """The SQL that makes our tables, or brings them from version `after` to this one."""
+    return sqlite.script(after=after)
 
 
 def sqlite_path(url: str) -> Path:

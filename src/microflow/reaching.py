@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from microflow.connect import connect_store, connect_transport
+from microflow.connect import connect_store, connect_transport, look_at_database
 from microflow.errors import LogUnreachable, StoreUnreachable
-from microflow.ports import Clock, Store, Transport
+from microflow.ports import Clock, DatabaseState, Store, Transport
 from microflow.settings import Settings
 
 logger = logging.getLogger("microflow.reaching")
@@ -38,6 +38,10 @@ class Reaching:
     async def store(self, service: str) -> Store:
         """The database of a service. Raises StoreError, StoreUnreachable once the time is over."""
         return await self._insist(lambda: connect_store(self._settings, service=service, clock=self._clock))
+
+    async def state(self, service: str) -> DatabaseState:
+        """What the database of a service says of itself. Raises StoreError, StoreUnreachable once the time is over."""
+        return await self._insist(lambda: look_at_database(self._settings, service=service))
 
     async def _open_log(self) -> Transport:
         transport = connect_transport(self._settings, clock=self._clock)

@@ -39,6 +39,8 @@ VERBS = {
         "microflow.cli.dead_letters:dead_letters", "List, show and redrive events that were given up."
     ),
     "topics": Verb("microflow.cli.topics:topics", "Plan and make the topics that services need."),
+    "db": Verb("microflow.cli.db:db", "Migrate databases, or show what would be."),
+    "doctor": Verb("microflow.cli.doctor:doctor", "Look at everything that services need, and say what to do."),
     "relay": Verb("microflow.cli.relay:relay", "Publish the outbox of a program that is no service."),
 }
 

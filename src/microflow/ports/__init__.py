@@ -37,6 +37,8 @@ from microflow.ports.database import Registry as Registry
 from microflow.ports.database import Store as Store
 from microflow.ports.database import Suspects as Suspects
 from microflow.ports.database import Transaction as Transaction
+from microflow.ports.inspection import DatabaseState as DatabaseState
+from microflow.ports.inspection import ServerState as ServerState
 from microflow.ports.log import Bounds as Bounds
 from microflow.ports.log import Committed as Committed
 from microflow.ports.log import RebalanceListener as RebalanceListener

@@ -1,6 +1,8 @@
-"""The SQLite store, and how events reach its outbox from outside a handler."""
+"""The SQLite store, how events reach its outbox from outside a handler, and what can be known of a file without it."""
 
 from microflow.stores.sqlite.append import append
+from microflow.stores.sqlite.state import state_of
 from microflow.stores.sqlite.store import SqliteStore
+from microflow.stores.sqlite.tables import script
 
-__all__ = ["SqliteStore", "append"]
+__all__ = ["SqliteStore", "append", "script", "state_of"]

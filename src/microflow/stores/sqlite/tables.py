@@ -17,6 +17,19 @@ def migrations() -> dict[int, Path]:
     return {int(path.name.split("_")[0]): path for path in sorted(FOLDER.glob("*.sql"))}
 
 
+def script(*, after: int = 0) -> str:
+    """The SQL that brings a file from version `after` to this one, for those who run their migrations themselves.
+
+    Running it is all there is to do: it records itself, and `prepare` finds nothing left.
+    """
+    steps = [f"{CREATE};"] if after == 0 else []
+    for number, path in migrations().items():
+        if number > after:
+            record = f"insert into microflow_schema values ({number}, '{path.stem}');"
+            steps.append(f"{path.read_text(encoding='utf-8').rstrip()}\n\n{record}")
+    return "\n\n".join(["begin immediate;", *steps, "commit;"]) + "\n" if steps else ""
+
+
 async def prepare(database: Database) -> None:
     """Make the tables as this version knows them. Raises IdentityError for a file of a newer version."""
     known = migrations()

@@ -1,0 +1,134 @@
+"""Migrating: databases brought to the version of this microflow and of their services, or shown as they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from microflow.cli.console_lines import in_words
+from microflow.cli.failures import FAILED
+from microflow.cli.look import Look
+from microflow.cli.paths import database_in_words
+from microflow.cli.report_lines import instant_text, json_line
+from microflow.cli.screen import Screen
+from microflow.cli.serving import Served, load, set_up
+from microflow.clocks import SystemClock
+from microflow.connect import dialect_of, look_at_database, own_tables
+from microflow.errors import SettingsError
+from microflow.ports import DatabaseState
+from microflow.reaching import Reaching
+from microflow.settings import MEMORY, Settings, read_settings
+from microflow.tables import read_migrations
+
+Flags = Mapping[str, str | None]
+
+
+def migrate_databases(targets: Sequence[str], *, flags: Flags, look: Look) -> int:
+    """Run what has not been run; return the exit code."""
+    settings, screen = _settings(flags, look)
+    served = load(targets, settings)
+    asyncio.run(_migrate_all(served, settings, screen))
+    return 0
+
+
+async def _migrate_all(served: Sequence[Served], settings: Settings, screen: Screen) -> None:
+    reaching = Reaching(settings, clock=SystemClock())
+    for each in served:
+        name = each.definition.name
+        url = _url(settings, name)
+        migrations = read_migrations(each.definition.tables, dialect=dialect_of(url))
+        before = await reaching.state(name)
+        store = await reaching.store(name)
+        try:
+            ran = await store.migrate(migrations)
+        finally:
+            await store.close()
+        if screen.json:
+            fields = {"message": "migrated", "service": name, "database": database_in_words(url)}
+            screen.line(json_line({**fields, "ours": before.pending, "own": ran, "version": before.known}))
+        elif not screen.quiet:
+            done = ", ".join([*before.pending, *ran]) or "nothing to do"
+            screen.line(f"{name}: {database_in_words(url)} · {done}")
+
+
+def print_sql(targets: Sequence[str], *, dialect: str | None, after: int, flags: Flags, look: Look) -> int:
+    """Print the SQL of our tables, and of those of services; return the exit code."""
+    settings, screen = _settings(flags, look)
+    served = load(targets, settings)
+    spoken = dialect or dialect_of(_url(settings, served[0].definition.name) if served else settings.database or "")
+    screen.line(f"-- microflow's own tables\n\n{own_tables(spoken, after=after)}".rstrip())
+    for each in served:
+        for migration in read_migrations(each.definition.tables, dialect=spoken):
+            screen.line(f"\n-- {each.definition.name}: {migration.name}\n\n{migration.sql.rstrip()}")
+    return 0
+
+
+def show_status(targets: Sequence[str], *, flags: Flags, look: Look) -> int:
+    """Show the state of databases; return the exit code: 1 if something is to be run."""
+    settings, screen = _settings(flags, look)
+    left = 0
+    for each in load(targets, settings):
+        name = each.definition.name
+        url = _url(settings, name)
+        state = asyncio.run(look_at_database(settings, service=name))
+        own = [each.name for each in read_migrations(each.definition.tables, dialect=dialect_of(url))]
+        to_run = [*state.pending, *(migration for migration in own if migration not in state.applied)]
+        left += len(to_run)
+        if screen.json:
+            screen.line(json_line(_fields(name, database_in_words(url), state, to_run)))
+        else:
+            screen.line(f"{name}: {state_in_words(state, url, now=datetime.now(UTC))}")
+            if to_run:
+                screen.line(f"  to be run: {', '.join(to_run)}     microflow db migrate {each.target.text}")
+    return FAILED if left else 0
+
+
+def state_in_words(state: DatabaseState, url: str, *, now: datetime) -> str:
+    """A database in one line."""
+    place = database_in_words(url).removeprefix("SQLite ")
+    if state.version == 0:
+        return f"{state.product} · {place} · no tables yet"
+    oldest = f", the oldest for {in_words(now - state.outbox_oldest)}" if state.outbox_oldest else ""
+    return " · ".join(
+        [
+            state.product,
+            place,
+            f"tables {state.version}/{state.known}",
+            f"outbox {state.outbox} pending{oldest}",
+            f"inbox {state.inbox:,} claims",
+            f"{state.parked} parked",
+            f"{state.dead_letters} dead letters",
+        ]
+    )
+
+
+def _fields(service: str, database: str, state: DatabaseState, to_run: Sequence[str]) -> dict[str, object]:
+    return {
+        "service": service,
+        "database": database,
+        "product": state.product,
+        "version": state.version,
+        "known": state.known,
+        "to_run": to_run,
+        "log": state.cluster_id,
+        "outbox": state.outbox,
+        "outbox_oldest": instant_text(state.outbox_oldest) if state.outbox_oldest else None,
+        "inbox": state.inbox,
+        "parked": state.parked,
+        "dead_letters": state.dead_letters,
+    }
+
+
+def _settings(flags: Flags, look: Look) -> tuple[Settings, Screen]:
+    settings = read_settings({**flags, "log_level": look.log_level})
+    screen = Screen(look, log_format="console")
+    set_up(screen, settings)
+    return settings, screen
+
+
+def _url(settings: Settings, service: str) -> str:
+    url = settings.database_of(service)
+    if url == MEMORY:
+        raise SettingsError(f"The database of {service} is in memory, and gone with its process.")
+    return url

@@ -1,0 +1,1 @@
+"""What `microflow doctor` looks at: one room for each subject, and every probe asks the real thing."""

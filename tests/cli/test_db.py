@@ -1,0 +1,82 @@
+"""`microflow db` on SQLite: what a start would do, done before it, or done by another tool."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from tests.cli.projects import SERVICE, Project
+
+TABLES = "create table payments (order_id text primary key);"
+
+
+def with_tables(project: Project) -> None:
+    project.write(
+        "payments.py",
+        f"from microflow import Service\n{SERVICE}\nservice = Service('payments', tables='payments.sql')\n",
+    )
+    project.write("payments.sql", TABLES)
+
+
+def tables_of(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+
+
+def test_migrate_makes_our_tables_and_the_service_s_and_does_nothing_the_second_time(project: Project) -> None:
+    with_tables(project)
+
+    [first] = project.json_lines("db", "migrate", "payments.py")
+    [second] = project.json_lines("db", "migrate", "payments.py")
+
+    assert first["ours"][0] == "0001_tables"
+    assert first["own"] == ["payments"]
+    assert (second["ours"], second["own"]) == ([], [])
+    assert {"payments", "microflow_inbox"} <= tables_of(project.folder / ".microflow" / "payments.db")
+
+
+def test_the_status_tells_what_is_to_be_run_and_changes_nothing(project: Project) -> None:
+    with_tables(project)
+
+    before = project.run("db", "status", "payments.py")
+    assert before.returncode == 1
+    assert "no tables yet" in before.stdout
+    assert "payments     microflow db migrate payments.py" in before.stdout
+    assert not (project.folder / ".microflow" / "payments.db").exists()
+
+    project.json_lines("db", "migrate", "payments.py")
+    [after] = project.json_lines("db", "status", "payments.py")
+    assert after["to_run"] == []
+    assert after["version"] == after["known"]
+    assert (after["outbox"], after["inbox"], after["parked"], after["dead_letters"]) == (0, 0, 0, 0)
+
+
+def test_the_printed_sql_is_all_that_a_start_needs(project: Project) -> None:
+    with_tables(project)
+    printed = project.run("db", "sql", "--dialect", "sqlite").stdout
+    (project.folder / ".microflow").mkdir()
+    with closing(sqlite3.connect(project.folder / ".microflow" / "payments.db")) as connection:
+        connection.executescript(printed)
+
+    [migrated] = project.json_lines("db", "migrate", "payments.py")
+
+    assert (migrated["ours"], migrated["own"]) == ([], ["payments"])
+
+
+def test_the_printed_sql_of_a_target_has_its_own_migrations(project: Project) -> None:
+    with_tables(project)
+
+    printed = project.run("db", "sql", "payments.py", "--after", "1").stdout
+
+    assert f"-- payments: payments\n\n{TABLES}" in printed
+    assert "create table microflow_inbox" not in printed
+
+
+def test_a_start_that_is_told_not_to_migrate_leaves_the_service_s_tables_alone(project: Project) -> None:
+    with_tables(project)
+    service = project.start("run", "payments.py", environment={"MICROFLOW_MIGRATE": "never"})
+    service.until_ready()
+    service.stop()
+
+    assert "payments" not in tables_of(project.folder / ".microflow" / "payments.db")
