@@ -21,6 +21,7 @@ from microflow.limits import Limits
 from microflow.outages import Outages
 from microflow.ownership import Assignment
 from microflow.parking import Parking
+from microflow.partition_counts import check_partitions, is_told
 from microflow.ports import Clock, Migration, Store, TopicPartition, Transport
 from microflow.readiness import Readiness
 from microflow.registration import Registration
@@ -333,6 +334,7 @@ class Worker:
                 where=self.definition.where,
                 fix=f"microflow topics apply   (or create the topic{'s' if len(unwritable) > 1 else ''} yourself)",
             )
+        await self._count_partitions(emitted)
         if not missing:
             return
         known = await topics.describe()
@@ -340,6 +342,14 @@ class Worker:
             near = nearest(name, known)
             meant = f"; did you mean {near}?" if near else ""
             logger.warning("%s reads %s, which the log does not have yet%s", self.definition.name, name, meant)
+
+    async def _count_partitions(self, names: set[str]) -> None:
+        found = await self._surroundings.transport.topics.describe(names)
+        counts = {name: topic.partitions for name, topic in found.items()}
+        for name, used in sorted((await self._surroundings.store.outbox.partition_counts(counts)).items()):
+            check_partitions(name, found=counts[name], used=used)
+            if counts[name] > used:
+                logger.info("%s: %s", self.definition.name, is_told(name, found=counts[name], used=used))
 
     # ── its tasks ─────────────────────────────────────────────────────────────────────────────────────────────────
 

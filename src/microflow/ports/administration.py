@@ -43,6 +43,10 @@ class Administration(Protocol):
         """Give topics so many partitions. One that has as many or more stays as it is."""
         ...
 
+    async def lags(self, topic: str) -> Mapping[str, int]:
+        """How many records of a topic each group has before it that reads the topic, or once did."""
+        ...
+
     async def alter(self, layouts: Mapping[str, TopicLayout]) -> None:
         """Set `min_in_sync` and `retention` of topics where they are given."""
         ...

@@ -404,6 +404,19 @@ class Outbox(Protocol):
 
     async def status(self) -> OutboxStatus: ...
 
+    async def partition_counts(self, found: Mapping[str, int]) -> Mapping[str, int]:
+        """How many partitions of each topic are used: what is remembered, else what was found, which is now."""
+        ...
+
+    def switching(self, topic: str, *, partitions: int) -> AbstractAsyncContextManager[int]:
+        """Use another number of a topic's partitions once the block has ended; nothing changes if it raises.
+
+        Gives how many rows of the topic are pending. It waits for the transactions whose fence has passed, and while
+        the block runs no other fence passes; afterwards those under an older version of a registry are refused. So
+        whoever commits rows knows how many partitions are used.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Registered:

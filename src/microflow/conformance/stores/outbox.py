@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from microflow.conformance.scenarios import Scenarios
-from microflow.conformance.stores.examples import NOW, SECOND, an_outbox_row, commit
+from microflow.conformance.stores.examples import NOW, SECOND, an_outbox_row, commit, raised
 from microflow.conformance.stores.harness import Harness
+from microflow.errors import RegistryChanged
+from microflow.handlers import Trigger
 from microflow.ports import Appended, Changes, OrderingKey, OutboxRow, OutboxStatus, Store
 
 outbox: Scenarios[Harness] = Scenarios()
@@ -421,3 +423,74 @@ async def rows_of_two_handles_at_once_all_arrive_in_order(harness: Harness) -> N
     found = await _all(stores[0])
     for handle in (b"0", b"1"):
         assert [row.value for row in found if row.key == handle] == [str(number).encode() for number in range(30)]
+
+
+@outbox.add()
+async def the_number_of_partitions_that_was_found_first_is_used(harness: Harness) -> None:
+    """What is remembered, else what was found, which is now (rule 8)."""
+    store = await harness.open()
+
+    assert dict(await store.outbox.partition_counts({"orders": 6, "payments": 3})) == {"orders": 6, "payments": 3}
+    assert dict(await store.outbox.partition_counts({"orders": 12, "refunds": 1})) == {"orders": 6, "refunds": 1}
+    assert dict(await store.outbox.partition_counts({"orders": 2})) == {"orders": 6}
+    assert dict(await store.outbox.partition_counts({})) == {}
+
+
+@outbox.add()
+async def another_number_of_partitions_is_used_once_it_was_switched_to(harness: Harness) -> None:
+    """Use another number of a topic's partitions once the block has ended; gives how many rows are pending (rule 8)."""
+    store = await harness.open()
+    await store.outbox.partition_counts({"payments": 6})
+    await commit(store, outbox=[an_outbox_row(1), an_outbox_row(2), an_outbox_row(3, topic="refunds")])
+
+    async with store.outbox.switching("payments", partitions=12) as pending:
+        pass
+    async with store.outbox.switching("orders", partitions=4) as nothing:
+        pass
+
+    assert (pending, nothing) == (2, 0)
+    assert dict(await store.outbox.partition_counts({"payments": 24, "orders": 9})) == {"payments": 12, "orders": 4}
+
+
+@outbox.add()
+async def nothing_is_switched_if_the_block_raises(harness: Harness) -> None:
+    """Nothing changes if it raises."""
+    store = await harness.open()
+    await store.outbox.partition_counts({"payments": 6})
+
+    async def fail() -> None:
+        async with store.outbox.switching("payments", partitions=12):
+            raise KeyError
+
+    await raised(KeyError, fail)
+
+    assert dict(await store.outbox.partition_counts({"payments": 12})) == {"payments": 6}
+
+
+@outbox.add(requires={"several_handles"})
+async def a_switch_waits_for_open_transactions_and_those_who_do_not_know_of_it_are_refused(harness: Harness) -> None:
+    """Whoever commits rows knows how many partitions are used (rule 8)."""
+    store, other = await harness.open(), await harness.open()
+    registered = await store.handlers.register(
+        {"ship": [Trigger("OrderAccepted", "orders")]}, owner="me", now=NOW, until=NOW
+    )
+    happened: list[str] = []
+
+    async def switch() -> None:
+        async with other.outbox.switching("payments", partitions=12) as pending:
+            happened.append(f"switched with {pending} pending")
+
+    async with store.transaction() as transaction:
+        await transaction.fence({}, registry=registered.version)
+        switching = asyncio.create_task(switch())
+        await asyncio.wait([switching], timeout=0.1)
+        await transaction.write(Changes(outbox=[an_outbox_row(1)]))
+        happened.append("written")
+    await switching
+
+    async def commit_without_knowing() -> None:
+        async with store.transaction() as transaction:
+            await transaction.fence({}, registry=registered.version)
+
+    assert happened == ["written", "switched with 1 pending"]
+    await raised(RegistryChanged, commit_without_knowing)

@@ -101,3 +101,22 @@ async def a_topic_keeps_its_retention_and_its_copies(harness: Harness) -> None:
 
     assert created == TopicLayout(partitions=1, replication=1, min_in_sync=1, retention=week)
     assert altered == TopicLayout(partitions=1, replication=1, min_in_sync=1, retention=FOREVER)
+
+
+@administration.add()
+async def the_lag_of_a_group_is_what_it_has_not_committed(harness: Harness) -> None:
+    topic, group, other_topic = await new_topic(harness), harness.new_name(), await new_topic(harness)
+    async with opened(harness) as transport:
+        assert group not in await transport.administration.lags(topic)
+        await publish(transport, *numbered(topic, 5), *numbered(topic, 2, partition=1, first=5))
+        async with consuming(transport, [topic], group=group) as member:
+            await member.until(lambda: len(member.records) == 7)
+            await member.subscription.commit({TopicPartition(topic, 0): 3}, metadata="")
+
+            assert (await transport.administration.lags(topic))[group] == 4
+            assert group not in await transport.administration.lags(other_topic)
+            await member.subscription.commit({TopicPartition(topic, 0): 5, TopicPartition(topic, 1): 2}, metadata="")
+            assert (await transport.administration.lags(topic))[group] == 0
+        await publish(transport, *numbered(topic, 1, first=7))
+
+        assert (await transport.administration.lags(topic))[group] == 1

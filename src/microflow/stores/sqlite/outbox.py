@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from microflow.embedded.database import Database
+from microflow.embedded.errors import translated
 from microflow.embedded.headers import decode_headers, encode_headers
 from microflow.embedded.notifications import Watch
 from microflow.embedded.statements import statements
@@ -115,6 +116,25 @@ class SqliteOutbox:
         pending, oldest = self._database.read(SQL["status"])[0]
         return OutboxStatus(pending, instant_or_none(oldest))
 
+    async def partition_counts(self, found: Mapping[str, int]) -> Mapping[str, int]:
+        with self._database.reading() as connection:
+            counts = _partition_counts(connection, found)
+        if len(counts) < len(found):
+            async with self._database.writing() as connection:
+                connection.executemany(SQL["remember partition count"], sorted(found.items()))
+                counts = _partition_counts(connection, found)
+        return counts
+
+    @contextlib.asynccontextmanager
+    async def switching(self, topic: str, *, partitions: int) -> AsyncIterator[int]:
+        async with self._database.writing(runs_foreign_code=True) as connection:
+            with translated():
+                pending = connection.execute(SQL["pending of topic"], (topic,)).fetchone()[0]
+            yield pending
+            with translated():
+                connection.execute(SQL["switch"], (topic, partitions))
+                connection.execute(SQL["new version of every registry"])
+
     def close(self) -> None:
         if self._looks_later is not None:
             self._looks_later.cancel()
@@ -125,6 +145,11 @@ class SqliteOutbox:
     def _position(self) -> int:
         rows = self._database.read(SQL["last position"])
         return int(rows[0][0]) if rows else 0
+
+
+def _partition_counts(connection: sqlite3.Connection, topics: Iterable[str]) -> dict[str, int]:
+    found = ((topic, connection.execute(SQL["partition count"], (topic,)).fetchone()) for topic in topics)
+    return {topic: row[0] for topic, row in found if row is not None}
 
 
 def append_in_step(connection: sqlite3.Connection, service: str, rows: Sequence[OutboxRow]) -> Sequence[Appended]:

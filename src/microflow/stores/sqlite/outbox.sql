@@ -32,3 +32,19 @@ insert into microflow_lease (id, owner, until) values (1, ?1, ?2)
 on conflict (id) do update set owner = excluded.owner, until = excluded.until
 where owner = excluded.owner or until <= ?3 or until > excluded.until
 returning owner;
+
+-- name: partition count
+select partitions from microflow_partition_counts where topic = ?;
+
+-- name: remember partition count
+insert into microflow_partition_counts (topic, partitions) values (?, ?) on conflict (topic) do nothing;
+
+-- name: switch
+insert into microflow_partition_counts (topic, partitions) values (?, ?)
+on conflict (topic) do update set partitions = excluded.partitions;
+
+-- name: pending of topic
+select count(*) from microflow_outbox where topic = ?;
+
+-- name: new version of every registry
+update microflow_registries set version = version + 1;

@@ -25,5 +25,8 @@ class LocalAdministration:
         for name, count in partitions.items():
             await self._log.grow(name, count)
 
+    async def lags(self, topic: str) -> Mapping[str, int]:
+        return self._log.lags(topic)
+
     async def alter(self, layouts: Mapping[str, TopicLayout]) -> None:
         """There is nothing to alter: a file has one copy, and the log one retention."""

@@ -217,6 +217,10 @@ class Log:
         rows = self._select("bounds", json.dumps(list(partition_ids)))
         return {partition_id: Bounds(beginning, ending) for partition_id, beginning, ending in rows}
 
+    def lags(self, topic: str) -> dict[str, int]:
+        """How many records of a topic are before each group that reads it, or has committed offsets of it."""
+        return dict(self._select("lags", topic))
+
     def offset_at(self, partition_id: int, instant: datetime) -> int:
         """The first offset whose record is not older than an instant. Timestamps never go back in a partition."""
         wanted = (instant - EPOCH) // MICROSECOND

@@ -129,3 +129,20 @@ on conflict (group_name, partition_id) do update set committed = excluded.commit
 -- name: committed
 select partition_id, committed, metadata from microflow_log_offsets
 where group_name = ? and partition_id in (select value from json_each(?));
+
+-- name: lags
+with readers (name) as (
+    select group_name from microflow_log_members, json_each(microflow_log_members.topics) where json_each.value = ?1
+    union
+    select microflow_log_offsets.group_name from microflow_log_offsets
+    join microflow_log_partitions on microflow_log_partitions.id = microflow_log_offsets.partition_id
+    join microflow_log_topics on microflow_log_topics.id = microflow_log_partitions.topic_id
+    where microflow_log_topics.name = ?1
+)
+select readers.name, coalesce(sum(ending - max(coalesce(committed, beginning), beginning)), 0)
+from readers
+left join microflow_log_topics on microflow_log_topics.name = ?1
+left join microflow_log_partitions on microflow_log_partitions.topic_id = microflow_log_topics.id
+left join microflow_log_offsets on microflow_log_offsets.partition_id = microflow_log_partitions.id
+    and microflow_log_offsets.group_name = readers.name
+group by readers.name;
