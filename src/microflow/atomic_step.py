@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from microflow.context import Write
 from microflow.dead_letters import dead_letter_of, describe
-from microflow.deliveries import Execution, Failed, Inside, Postponed, Succeeded
+from microflow.deliveries import Delivery, Execution, Failed, Inside, Postponed, Succeeded
 from microflow.errors import Fenced, HandlerTimeout, IntegrityViolation, RegistryChanged, StoreError
 from microflow.execution import is_cancelled, watch_wait
 from microflow.handlers import Trigger
@@ -103,7 +103,11 @@ class AtomicStep:
         runtime = self._runtime
         # Together: what is finished, and the version under which it was known who wants to see it.
         version = runtime.registration.version
-        changes = Changes(watermarks=runtime.watermarks.after(_finished_offsets(part)))
+        ended = _ended_deliveries(part)
+        changes = Changes(
+            watermarks=runtime.watermarks.after(_finished_offsets(part, ended)),
+            cleared=[each.mark for each in ended if each.mark is not None],
+        )
         inside: dict[Execution, Succeeded] = {}
         async with runtime.store.transaction() as transaction:
             epochs = runtime.assignment.epochs({each.delivery.source for each in part})
@@ -128,6 +132,8 @@ class AtomicStep:
         for execution, outcome in inside.items():
             execution.outcome = outcome
         runtime.watermarks.stored(changes.watermarks)
+        for delivery in ended:
+            delivery.mark = None
         settled.committed.extend(live)
         settled.duplicates.extend(each for each, is_ours in zip(part, granted, strict=True) if not is_ours)
         settled.has_outbox = settled.has_outbox or bool(changes.outbox)
@@ -265,15 +271,22 @@ def _emitted_keys(part: Collection[Execution]) -> set[OrderingKey]:
     }
 
 
-def _finished_offsets(part: Collection[Execution]) -> dict[TopicPartition, set[int]]:
-    """The offsets of which nothing is left to be done once these executions are settled."""
+def _ended_deliveries(part: Collection[Execution]) -> list[Delivery]:
+    """Those of which nothing is left to be done once these executions are settled."""
     settled: dict[int, int] = {}
-    for execution in part:
-        settled[id(execution.delivery)] = settled.get(id(execution.delivery), 0) + 1
-    offsets: dict[TopicPartition, set[int]] = {}
+    ended = []
     for execution in part:
         delivery = execution.delivery
-        of_partition = offsets.setdefault(delivery.source, set())
-        if not delivery.detached and settled[id(delivery)] == delivery.unsettled:
-            of_partition.add(delivery.record.offset)
+        settled[id(delivery)] = count = settled.get(id(delivery), 0) + 1
+        if count == delivery.unsettled:
+            ended.append(delivery)
+    return ended
+
+
+def _finished_offsets(part: Collection[Execution], ended: Collection[Delivery]) -> dict[TopicPartition, set[int]]:
+    """The offsets that are finished with these deliveries, for all partitions that executions touch."""
+    offsets: dict[TopicPartition, set[int]] = {execution.delivery.source: set() for execution in part}
+    for delivery in ended:
+        if not delivery.detached:
+            offsets[delivery.source].add(delivery.record.offset)
     return offsets

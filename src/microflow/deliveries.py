@@ -10,7 +10,7 @@ from typing import TypeAlias
 from microflow.context import Write
 from microflow.envelopes import Envelope, Sealed
 from microflow.handlers import Handler
-from microflow.ports import Claim, ClaimKey, ClaimStatus, Order, OrderingKey, Parked, Record, TopicPartition
+from microflow.ports import Claim, ClaimKey, ClaimStatus, Mark, Order, OrderingKey, Parked, Record, TopicPartition
 
 UNREADABLE = ""
 """The handler's name in the claim of a record whose headers cannot be read: no handler ever saw it."""
@@ -21,13 +21,14 @@ class Delivery:
     """A record that was read, opened. `unsettled` counts its executions whose end is not yet committed.
 
     The offset of one that is `detached` is not its to finish: it comes from the parked rows, and was finished when it
-    was parked, or its partition is being read again.
+    was parked, or its partition is being read again. A `mark` is cleared with its end.
     """
 
     record: Record
     envelope: Envelope
     unsettled: int = 0
     detached: bool = False
+    mark: Mark | None = None
     source: TopicPartition = field(init=False)
     ordering: OrderingKey | None = field(init=False)
     """What its executions are kept in order by; None for a record without a key."""
@@ -90,6 +91,7 @@ class Execution:
     """One handler's turn at one delivery. `stranger` is the name of a handler that only another version of the service
     has: it cannot run here, and is `given` its outcome when it is opened, as one is whose headers cannot be read.
 
+    `crashes` counts the processes that have ended while it was alone in hand.
     `sequence` is its place in the lane. `parked` is the row it resumes, if it was parked before. An `orphan` ran when
     its partition was taken away: it may be adopted by a redelivery, and is never committed unless it is; an
     `obsolete` one cannot be adopted any more and only keeps its key closed until it ends.
@@ -102,6 +104,7 @@ class Execution:
     handler: Handler | None
     stranger: str = ""
     given: Outcome | None = None
+    crashes: int = 0
     sequence: int = 0
     parked: Parked | None = None
     state: State = State.WAITING
@@ -123,7 +126,7 @@ class Execution:
     @property
     def attempt(self) -> int:
         """The number of this attempt, from 1."""
-        return (self.parked.attempt if self.parked else 0) + 1
+        return (self.parked.attempt if self.parked else 0) + self.crashes + 1
 
     @property
     def order(self) -> Order:

@@ -8,6 +8,7 @@ MicroflowError
 │   └── DecodeError          a record does not hold the event that it names
 ├── Reject                   raised by a handler: this event is hopeless
 ├── HandlerTimeout           a handler ran past its deadline
+├── Crashed                  an event ended the process that handled it
 ├── IdentityError            this database and this log do not belong together
 ├── Fenced                   another process owns the partition now
 ├── RegistryChanged          the service has other handlers now than this process knew of
@@ -82,6 +83,18 @@ class Reject(MicroflowError):
 
 class HandlerTimeout(MicroflowError):
     """A handler ran past its deadline and was cancelled; that is an attempt like any other."""
+
+
+class Crashed(MicroflowError):
+    """An event ended the process that handled it, or was alone in hand when it ended, so often that it is given up."""
+
+    def __init__(self, times: int, *, where: str | None = None) -> None:
+        super().__init__(
+            f"The process ended {times} times while it handled this event and no other.",
+            where=where,
+            why="A crash in a C library or the end of the memory, most likely: Python had no time to say more.",
+            fix="Handle it alone, under python -X faulthandler, and redrive it when that goes well.",
+        )
 
 
 class IdentityError(MicroflowError):

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
+from weakref import WeakKeyDictionary
 
+from microflow.caution import Turn
 from microflow.clocks import SystemClock
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
@@ -22,6 +24,9 @@ from microflow.service import Definition, Service, build, service_of
 from microflow.settings import Settings, read_settings
 from microflow.tables import read_migrations
 from microflow.worker import Surroundings, Worker
+
+# The services of a process, whoever runs them: one that ends it ends all of them.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ async def running(
             limits=replace(Limits(), concurrency=settings.concurrency),
             observe=observe,
             reach=read_fault(settings.fault),
+            turn=_turns.setdefault(asyncio.get_running_loop(), Turn()),
         )
         migrations = read_migrations(definition.tables, dialect="sqlite") if migrate else []
         worker = Worker(definition, surroundings, migrations=migrations)

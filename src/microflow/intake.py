@@ -14,13 +14,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from microflow.caution import Caution
 from microflow.deliveries import Delivery, Execution, Postponed
 from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
-from microflow.errors import ContractError, DecodeError, Fenced, IdentityError, LogGone, TransportError
+from microflow.errors import ContractError, DecodeError, Fenced, IdentityError, LogGone, StoreError, TransportError
 from microflow.handlers import Handler, Trigger
 from microflow.ids import content_of
 from microflow.lanes import Lane
-from microflow.ports import Changes, Parked, Record, Subscription, Topic, TopicPartition, Transport
+from microflow.ports import Changes, Ownership, Parked, Record, Subscription, Topic, TopicPartition, Transport
 from microflow.runtime import Runtime
 from microflow.signals import Signal
 
@@ -45,9 +46,11 @@ class Intake:
         lanes: Sequence[Lane],
         *,
         owner: str,
+        caution: Caution,
         skipped: Callable[[], None],
     ) -> None:
         self._runtime = runtime
+        self._caution = caution
         self._transport = transport
         self._lanes = lanes
         self._owner = owner
@@ -112,6 +115,7 @@ class Intake:
         self._stopping = True
         if self._subscription is not None:
             await self._tell_offsets(self._subscription)
+            await self._release(tuple(self._runtime.assignment.partitions), self._caution.remaining())
             await self._subscription.close()
 
     async def tell_offsets(self) -> None:
@@ -140,7 +144,7 @@ class Intake:
         if not self._draining:
             for record in records:
                 if record.source not in self._sought:  # read before we went back
-                    self._take_in(record)
+                    self._receive(record)
         for partition in self._sought:
             self._seek(partition)
 
@@ -158,7 +162,9 @@ class Intake:
         wanted = {
             partition
             for partition in runtime.assignment.partitions
-            if full or runtime.watermarks.distance(partition) >= runtime.limits.window
+            if full
+            or runtime.watermarks.distance(partition) >= runtime.limits.window
+            or self._caution.pauses(partition)
         }
         # Half-way down before reading goes on, so that it does not start and stop with every record.
         held = {
@@ -174,17 +180,23 @@ class Intake:
             subscription.resume(over)
         self._paused = wanted
 
-    def _take_in(self, record: Record) -> None:
+    def _receive(self, record: Record) -> None:
         runtime = self._runtime
         if not runtime.assignment.owns(record.source) or not runtime.watermarks.read(record.source, record.offset):
             return
+        if not self._caution.holds(record):
+            self.take_in(record)
+
+    def take_in(self, record: Record) -> list[Execution]:
+        """Hand the executions of a record to their lane; it is finished if there are none."""
         executions = self.open(record)
-        if not executions:
+        if executions:
+            self.lane_of(record).submit(executions)
+        else:
             self.skipped += 1
-            runtime.watermarks.finish(record.source, record.offset)
+            self._runtime.watermarks.finish(record.source, record.offset)
             self._tell_skipped()
-            return
-        self.lane_of(record).submit(executions)
+        return executions
 
     def lane_of(self, record: Record) -> Lane:
         """The lane that a record's key belongs to, whatever its topic."""
@@ -259,7 +271,7 @@ class Intake:
         async with self._changing:
             if self._subscription is not None:
                 await self._tell_offsets(self._subscription)
-            await self._give_up(partitions)
+            await self._give_up(partitions, release=True)
         self._runtime.reach("after revoke")
 
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
@@ -278,14 +290,29 @@ class Intake:
         self.joined.set()
         self.changed.set()
 
-    async def _give_up(self, partitions: Collection[TopicPartition]) -> None:
+    async def _give_up(self, partitions: Collection[TopicPartition], *, release: bool = False) -> None:
+        careful_until = self._caution.remaining()
+        self._caution.forget(partitions)
         for lane in self._lanes:
             async with lane.between_transactions():
                 lane.drop(partitions)
+        if release:
+            await self._release(partitions, careful_until)
         self._runtime.assignment.disown(partitions)
         self._runtime.watermarks.forget(partitions)
         self._paused.difference_update(partitions)
         self.changed.set()
+
+    async def _release(
+        self, partitions: Collection[TopicPartition], careful_until: Mapping[TopicPartition, int]
+    ) -> None:
+        """Say that we leave in good order; if that cannot be said, whoever comes next is careful in vain."""
+        epochs = {partition: self._runtime.assignment.epoch(partition) for partition in partitions}
+        owned = {partition: epoch for partition, epoch in epochs.items() if epoch is not None}
+        try:
+            await self._runtime.store.partitions.release(owned, careful_until=careful_until)
+        except StoreError as error:
+            logger.debug("partitions were not released: %s", error)
 
     async def _take(self, subscription: Subscription, partitions: Collection[TopicPartition]) -> None:
         runtime = self._runtime
@@ -301,13 +328,33 @@ class Intake:
             epochs = {partition: owned[partition].epoch for partition in new}
             # `latest` must be the latest of the first start: on a restart before the first event it would skip some.
             await runtime.outages.insist(lambda: self._store_first(epochs, first))
+        left_badly = await self._left_badly(owned, starts)
+        crashes = await runtime.outages.insist(lambda: runtime.store.suspects.known(partitions))
         for partition, offset in starts.items():
             runtime.watermarks.begin(partition, offset)
             subscription.seek(partition, offset)
         runtime.assignment.own({partition: ownership.epoch for partition, ownership in owned.items()})
+        if left_badly or crashes:
+            self._caution.begin(left_badly, crashes)
         everything = runtime.watermarks.lows()
         for lane in self._lanes:
             lane.keep(everything)
+
+    async def _left_badly(
+        self, owned: Mapping[TopicPartition, Ownership], starts: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, int]:
+        """The partitions that were not left in good order, and up to where their owner can have had them in hand."""
+        badly = {partition: ownership for partition, ownership in owned.items() if not ownership.clean}
+        if not badly:
+            return {}
+        limits = self._runtime.limits
+        bounds = await self._insist_on_log(lambda: self._transport.topics.bounds(badly))
+        return {
+            partition: min(bounds[partition].end, starts[partition] + limits.window + limits.fetch)
+            if ownership.careful_until is None
+            else ownership.careful_until
+            for partition, ownership in badly.items()
+        }
 
     async def _take_back(self, subscription: Subscription) -> None:
         """A fence refused an epoch, and yet the log still counts us as the owner: begin a newer one."""

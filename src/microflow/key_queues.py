@@ -48,4 +48,6 @@ class KeyQueue:
                 return execution
             if execution.state is State.RUNNING or isinstance(execution.outcome, Failed | Inside):
                 return None
+            if execution.delivery.mark is not None:  # the next one may end the process, and this one's result with it
+                return None
         return None

@@ -186,6 +186,8 @@ class Lane:
             queue.executions.append(execution)
         for name in touched:
             self._advance(name)
+        if len(seen) > 0:
+            self._committed()  # by somebody, but it is the same to those who wait for it
 
     def _settled_elsewhere(self, execution: Execution, *, diverged: bool) -> None:
         execution.ended = True

@@ -14,8 +14,9 @@ class Limits:
     a lane; `batch`: executions in one transaction; `fetch`: records taken at once, and `fetch_wait` how long to
     wait for one; `in_flight`: records read and not yet committed, over all partitions; `window`: how far a
     partition may be read beyond its watermark; `resumed`: parked events in hand at once; `relay_batch`: outbox rows
-    published at once; `heartbeat`: how often a process says that it lives; `inbox_retention` and
-    `dead_letter_retention`: how long a finished claim and a dead letter are kept.
+    published at once; `heartbeat`: how often a process says that it lives; `careful_for`: how long events are handled
+    one at a time after a process has died; `inbox_retention` and `dead_letter_retention`: how long a finished claim
+    and a dead letter are kept.
     """
 
     deadline: timedelta = timedelta(seconds=60)
@@ -31,5 +32,6 @@ class Limits:
     resumed: int = 100
     relay_batch: int = 500
     heartbeat: timedelta = timedelta(seconds=10)
+    careful_for: timedelta = timedelta(seconds=30)
     inbox_retention: timedelta = timedelta(days=7)
     dead_letter_retention: timedelta = timedelta(days=90)

@@ -39,6 +39,10 @@ class Assignment:
             if self._epochs.pop(partition, None) is not None:
                 self.lost.add(partition)
 
+    def epoch(self, partition: TopicPartition) -> int | None:
+        """The epoch of a partition; None if it is not owned."""
+        return self._epochs.get(partition)
+
     def epochs(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The epochs to fence a transaction with. Raises Fenced for partitions that are not owned any more."""
         wanted = tuple(partitions)

@@ -84,6 +84,10 @@ class Watermarks:
             if partition in self._partitions
         }
 
+    def low(self, partition: TopicPartition) -> int:
+        """The watermark of one partition as it is now."""
+        return self._partitions[partition].low()
+
     def distance(self, partition: TopicPartition) -> int:
         """How far a partition has been read beyond its watermark."""
         state = self._partitions[partition]

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from microflow.caution import Caution, Turn
 from microflow.deadlines import Deadlines
 from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError, nearest
 from microflow.execution import Executor
@@ -41,7 +42,8 @@ PATIENCE_TO_CANCEL = timedelta(seconds=1)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a service is run in. `owner` names this process, `chance` returns a random number in [0, 1);
-    `dependencies` replace what the lifespan provides; if they are all that handlers ask for, it is not entered."""
+    `dependencies` replace what the lifespan provides; if they are all that handlers ask for, it is not entered. The
+    services of a process share a `turn`."""
 
     store: Store
     transport: Transport
@@ -52,6 +54,7 @@ class Surroundings:
     observe: Observe = look_away
     reach: Reach = pass_by
     dependencies: Mapping[Any, Any] | None = None
+    turn: Turn = field(default_factory=Turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Worker:
         self._begin(runtime.deadlines.run(), "deadlines")
         for lane in self._lanes:
             self._begin(lane.run(), "lane")
+        self._begin(self._caution.run(), "caution")
         self._begin(self._parking.run(), "parking")
         self._begin(self._relay.watch(), "outbox watch")
         self._begin(self._parking.watch(), "parking watch")
@@ -184,7 +188,7 @@ class Worker:
 
     async def idle(self) -> bool:
         """Whether nothing is left to be done until something arrives or time passes."""
-        if self._intake.rebalancing or any(not lane.idle for lane in self._lanes):
+        if self._intake.rebalancing or not self._caution.idle or any(not lane.idle for lane in self._lanes):
             return False
         if await self._outbox_waits() or not await self._parking.idle():
             return False
@@ -256,12 +260,28 @@ class Worker:
             )
             for _ in range(given.store.lanes)
         ]
-        self._intake = Intake(runtime, given.transport, self._lanes, owner=given.owner, skipped=self._moved)
-        self._parking = Parking(runtime, reopen=self._intake.reopen, lane_of=self._intake.lane_of)
+        self._caution = Caution(
+            runtime,
+            turn=given.turn,
+            open_record=lambda record: self._intake.open(record),
+            take_in=lambda record: self._intake.take_in(record),
+            over=self._careless,
+        )
+        self._intake = Intake(
+            runtime, given.transport, self._lanes, owner=given.owner, caution=self._caution, skipped=self._moved
+        )
+        self._parking = Parking(
+            runtime, reopen=self._intake.reopen, lane_of=self._intake.lane_of, caution=self._caution
+        )
         self._housekeeping = Housekeeping(runtime, tell_offsets=self._intake.tell_offsets)
         return runtime
 
+    def _careless(self) -> None:
+        self._intake.relieve()
+        self._parking.wake()
+
     def _committed(self) -> None:
+        self._caution.look()
         self._intake.relieve()
         self._housekeeping.moved()
 
@@ -373,8 +393,8 @@ class Worker:
         """Leave the group, store what is known and publish what is committed."""
         try:
             await self._registration.leave()  # first: those who get our partitions know what nobody has any more
-            await self._intake.stop()
             await self._housekeeping.store_watermarks_now()
+            await self._intake.stop()
             self._relay.wake()
             while waits := await self._relay.has_pending():
                 await self._surroundings.clock.sleep(timedelta(milliseconds=5))

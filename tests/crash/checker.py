@@ -20,6 +20,7 @@ Invariant: TypeAlias = Literal[
     "effects out of order",
     "records out of order",
     "old epoch",
+    "given up",
     "not drained",
 ]
 
@@ -66,6 +67,7 @@ def check(snapshot: Snapshot) -> list[Violation]:
         *_effects_out_of_order(snapshot),
         *_records_out_of_order(snapshot),
         *_old_epochs(snapshot),
+        *_given_up(snapshot),
         *_not_drained(snapshot),
     ]
 
@@ -138,6 +140,13 @@ def _old_epochs(snapshot: Snapshot) -> Iterator[Violation]:
             if effect.process != effect.owner:
                 what = f"{effect.process} committed {effect.event_id} on a partition of {effect.owner}"
                 yield Violation("old epoch", what)
+
+
+def _given_up(snapshot: Snapshot) -> Iterator[Violation]:
+    """It is the harness that kills, not the events."""
+    for service, tables in snapshot.tables.items():
+        for handler, event_id in tables.crashed:
+            yield Violation("given up", f"{service}.{handler} is said to have died of {event_id}")
 
 
 def _not_drained(snapshot: Snapshot) -> Iterator[Violation]:

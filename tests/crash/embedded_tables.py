@@ -52,8 +52,10 @@ def read_tables(path: Path) -> Tables:
             'select handler, event_id, topic, "key", process, owner from effects order by position'
         ).fetchall()
         dead = connection.execute(
-            "select h.name, d.headers from microflow_dead_letters d join microflow_handlers h on h.id = d.handler"
+            "select h.name, d.headers, d.reason "
+            "from microflow_dead_letters d join microflow_handlers h on h.id = d.handler"
         ).fetchall()
+        most_crashes = connection.execute("select coalesce(max(crashes), 0) from microflow_suspects").fetchone()[0]
         parked = connection.execute("select count(*) from microflow_parked").fetchone()[0]
         outbox = connection.execute("select count(*) from microflow_outbox").fetchone()[0]
         partitions = connection.execute(
@@ -61,9 +63,11 @@ def read_tables(path: Path) -> Tables:
         ).fetchall()
     return Tables(
         effects=[Effect(*row) for row in effects],
-        dead=[(handler, headers_of(blob)["ce_id"]) for handler, blob in dead],
+        dead=[(handler, headers_of(blob)["ce_id"]) for handler, blob, _ in dead],
         parked=parked,
         outbox=outbox,
         watermarks={(topic, number): watermark for topic, number, watermark, _ in partitions},
         owners={(topic, number): owner for topic, number, _, owner in partitions},
+        crashed=[(handler, headers_of(blob)["ce_id"]) for handler, blob, reason in dead if reason == "crashed"],
+        most_crashes=most_crashes,
     )

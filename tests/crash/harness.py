@@ -25,6 +25,7 @@ from tests.crash.first import Placed
 from tests.crash.grounds import EmbeddedGround, Ground
 from tests.crash.orders import Orders
 from tests.crash.readings import PARTITIONS, Effect, Snapshot
+from tests.crash.sparing import MOST_DEATHS
 
 ROOT = Path(__file__).parents[2]
 POLL = 0.01
@@ -102,6 +103,7 @@ class Chain:
     def __init__(self, nursery: Nursery, folder: Path, *, ground: Ground | None = None, seed: int = 0) -> None:
         self.folder = folder
         self.ground = ground or EmbeddedGround(folder)
+        self.deadly = {signal.SIGKILL}
         self.kills = 0
         self.last_kill = 0.0
         self.processes: list[Process] = []
@@ -185,13 +187,13 @@ class Chain:
             os.kill(process.pid, number)
 
     def reap(self) -> list[Process]:
-        """The processes that have died since the last call. Raises if one ended otherwise than by SIGKILL."""
+        """The processes that have died since the last call. Raises if one ended otherwise than by a `deadly` signal."""
         died = []
         for process in self.processes:
             if process.ended or (status := self._nursery.status(process.pid)) is None:
                 continue
             process.ended = True
-            if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+            if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in self.deadly:
                 raise AssertionError(f"{process.name} ended with {status}:\n{self.log(process)[-4000:]}")
             self.kills += 1
             self.last_kill = time.monotonic()
@@ -264,6 +266,11 @@ class Chain:
         """Whether every service has its partitions, and has stored where it reads them from."""
         snapshot = self.try_snapshot()
         return snapshot is not None and all(snapshot.tables[service].watermarks for service in checker.SERVICES)
+
+    def has_to_spare(self, service: str) -> bool:
+        """Whether a service has an event that would be given up if one more process died with it alone in hand."""
+        snapshot = self.try_snapshot()
+        return snapshot is not None and snapshot.tables[service].most_crashes >= MOST_DEATHS
 
     def executions(self) -> list[str]:
         """A line for every execution that ever began."""

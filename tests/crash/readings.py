@@ -37,7 +37,8 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What one service's database holds. `dead` are (handler, event id)."""
+    """What one service's database holds. `dead` are (handler, event id), `crashed` those of them that are said to have
+    ended processes; `most_crashes` is the largest number that is counted for an event."""
 
     effects: Sequence[Effect]
     dead: Sequence[tuple[str, str]]
@@ -45,6 +46,8 @@ class Tables:
     outbox: int
     watermarks: Mapping[tuple[str, int], int]
     owners: Mapping[tuple[str, int], str]
+    crashed: Sequence[tuple[str, str]] = ()
+    most_crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

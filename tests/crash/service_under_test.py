@@ -21,6 +21,7 @@ from tests.crash import ablations, names
 from tests.crash.orders import Orders
 from tests.crash.readings import PARTITIONS
 from tests.crash.situation import POSTGRES, SQLITE, Situation
+from tests.crash.sparing import Sparing
 
 
 def run(orders: Orders) -> None:
@@ -36,6 +37,7 @@ async def serve(orders: Orders) -> None:
     definition = build(Service.of_module(importlib.import_module(f"tests.crash.{orders.service}")))
     transport = await open_transport(orders, clock)
     store = await open_store(orders, definition.name, clock)
+    sparing = Sparing(read_fault(orders.fault))
     worker = Worker(
         definition,
         Surroundings(
@@ -46,7 +48,7 @@ async def serve(orders: Orders) -> None:
             chance=random.Random(orders.seed).random,
             # Small, so that a short run has many transactions and many publishes to be killed in.
             limits=Limits(batch=orders.batch, fetch=orders.batch, concurrency=5, relay_batch=orders.batch),
-            reach=read_fault(orders.fault),
+            reach=sparing,
             dependencies={
                 Situation: Situation(
                     process=orders.process,
@@ -58,6 +60,7 @@ async def serve(orders: Orders) -> None:
         ),
         migrations=[Migration("effects", (POSTGRES if orders.database else SQLITE).table, "situation.py")],
     )
+    sparing.worker = worker
     await worker.start()
     await worker.ended()
 

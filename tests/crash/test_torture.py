@@ -102,6 +102,8 @@ def torture(chain: Chain, chance: random.Random, tally: Tally) -> None:
         if chain.stopped(process):
             chain.signal(process, signal.SIGCONT)
         process.faults.clear()
+        service = process.orders.service
+        chain.wait_until(lambda: not chain.has_to_spare(service), f"{service} is through with what died with it")  # noqa: B023
         chain.end(process)
         chain.revive(process)
     ended = time.monotonic()

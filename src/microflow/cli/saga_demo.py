@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from microflow.caution import WITH_CARE, WITHOUT_CARE
 from microflow.cli.flow_tree import FlowTree, span
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
@@ -46,6 +47,8 @@ QUIET = 1.0
 FAULT_EVERY = 2.0
 SLOW_CARDS = {"ORDER_SAGA_SLOW_CARDS": "0.4", "ORDER_SAGA_LOST_ANSWERS": "0.2"}
 COPIED_TOPICS = 200
+MOST_DEATHS = 2
+"""Before a service is through with what it died with: an event that it dies of once more would be given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,8 @@ class Demo:
         self._placed: set[str] = set()
         self._published: list[Record] = []
         self._faults: Counter[str] = Counter()
+        self._deaths: Counter[str] = Counter()
+        self._careful: set[str] = set()
         self._saga = saga_folder()
         self._placing = _load(self._saga, "placing")
         self._definitions = [build(Service.of_module(_load(self._saga, name))) for name in SERVICES]
@@ -99,7 +104,7 @@ class Demo:
         supervisor = Supervisor(
             [str(self._saga / f"{name}.py") for name in SERVICES],
             folder=folder,
-            environment={"MICROFLOW_KAFKA": settings.kafka, "MICROFLOW_DATABASE": ""},
+            environment={"MICROFLOW_KAFKA": settings.kafka, "MICROFLOW_DATABASE": "", "MICROFLOW_LOG_LEVEL": "info"},
             on_line=self._hear,
             on_text=self._hear_text,
             on_death=self._hear_death,
@@ -181,16 +186,19 @@ class Demo:
                 case "copy" if self._published:
                     await _send(transport, self._random.choice(self._published))
                     self._fault("an event twice", "an event is published a second time")
-                case "slow":
-                    payments = supervisor.children[SERVICES.index("payments")]
+                case "slow" if self._may_die(payments := supervisor.children[SERVICES.index("payments")]):
                     payments.environment = {} if payments.environment else dict(SLOW_CARDS)
                     self._kill(payments)
                     slow = "slow, and loses answers" if payments.environment else "itself again"
                     self._fault("a change at the card company", f"the card company is {slow}")
 
+    def _may_die(self, child: Child) -> bool:
+        return child.ready.is_set() and self._deaths[child.target] < MOST_DEATHS
+
     def _kill(self, child: Child) -> None:
-        if child.ready.is_set():
+        if self._may_die(child):
             child.send(signal.SIGKILL)
+            self._deaths[child.target] += 1
             self._fault("kill -9", f"kill -9 {child.name}")
 
     def _fault(self, kind: str, text: str) -> None:
@@ -228,6 +236,7 @@ class Demo:
         return time.monotonic() - self._tally.last_line < QUIET
 
     def _hear(self, child: Child, line: Line) -> None:
+        self._hear_of_care(child.target, str(line.get("message", "")))
         if "outcome" not in line:
             return
         self._tally.last_line = time.monotonic()
@@ -238,6 +247,14 @@ class Demo:
         else:
             for text in self._tree.lines(line):
                 self._screen.line(text)
+
+    def _hear_of_care(self, service: str, message: str) -> None:
+        if WITH_CARE in message:
+            self._careful.add(service)
+        elif WITHOUT_CARE in message:
+            self._careful.discard(service)
+        if (WITHOUT_CARE in message or message == "ready") and service not in self._careful:
+            self._deaths[service] = 0
 
     def _hear_text(self, child: Child, text: str) -> None:
         if text:
