@@ -64,7 +64,7 @@ def test_a_topic_grows_only_when_it_is_confirmed(project: Project) -> None:
     assert f"microflow {' '.join(wish)} --yes" in asked.stdout
     assert before["OrderAccepted"] == "change"
     assert confirmed.returncode == 0
-    assert "Their new partitions are used after:  microflow topics switch OrderAccepted" in confirmed.stdout
+    assert "Used after:  microflow topics switch OrderAccepted payments.py" in confirmed.stdout
     assert actions(project, "--partitions", "OrderAccepted=5")["OrderAccepted"] == "keep"
 
 
@@ -94,3 +94,62 @@ def test_what_makes_no_sense_is_told(project: Project, arguments: list[str], sai
 
     assert ended.returncode == 2
     assert said in ended.stderr
+
+
+def test_partitions_by_which_a_topic_grew_are_used_after_the_switch(project: Project) -> None:
+    """Rule 8."""
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    service.stop()
+    project.json_lines("topics", "apply", "payments.py", "--partitions", "PaymentReceived=9", "--yes")
+
+    [switched] = project.json_lines("topics", "switch", "PaymentReceived")
+    again = project.run("topics", "switch", "PaymentReceived", "payments.py")
+
+    assert (switched["before"], switched["after"]) == (6, 9)
+    assert again.stdout == "SQLite .microflow/payments.db: all 9 partitions of PaymentReceived are used already\n"
+
+
+def test_a_switch_is_refused_while_a_group_has_not_read_everything(project: Project) -> None:
+    """Rule 8."""
+    project.write(
+        "shop.py",
+        """
+        from microflow import Event, on
+
+        class PaymentReceived(Event):
+            order_id: str
+
+        @on("PaymentReceived")
+        async def note(payment: PaymentReceived) -> None: ...
+        """,
+    )
+    for target in ("payments.py", "shop.py"):
+        service = project.start("run", target)
+        service.until_ready()
+        if target == "payments.py":
+            project.json_lines("emit", "OrderAccepted", "order_id=o-1", "--app", "payments.py")
+            service.until(service.reports)
+        else:
+            service.until(service.reports)
+        service.stop()
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    project.json_lines("emit", "OrderAccepted", "order_id=o-2", "--app", "payments.py")
+    service.until(service.reports)
+    service.stop()
+    project.json_lines("topics", "apply", "payments.py", "--partitions", "PaymentReceived=9", "--yes")
+
+    refused = project.run("topics", "switch", "PaymentReceived", "payments.py")
+    forced = project.run("topics", "switch", "PaymentReceived", "payments.py", "--force")
+
+    assert refused.returncode == 1
+    assert "✗ payments: Not everything of PaymentReceived has been read: shop (1)." in refused.stderr
+    assert "6 → 9 partitions of PaymentReceived are used from now on" in forced.stdout
+
+
+def test_without_any_database_a_switch_asks_whose(project: Project) -> None:
+    ended = project.run("topics", "switch", "OrderAccepted")
+
+    assert ended.returncode == 2
+    assert "✗ In whose database?" in ended.stderr

@@ -180,8 +180,8 @@ class Laying:
             self._screen.line(f"Not done, because it cannot be undone. All the same:  {self._apply()} --yes")
         elif not done and not left:
             self._screen.line("nothing to do")
-        if grown:
-            self._screen.line(f"Their new partitions are used after:  microflow topics switch {' '.join(grown)}")
+        for topic in grown:
+            self._screen.line(f"Used after:  microflow topics switch {topic} {' '.join(self._wishes.targets)}")
 
     def _show(self, step: Step, *, done: bool = False) -> None:
         if self._screen.json:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from microflow.cli.look import Look, look_options, pass_look
-from microflow.cli.options import log_option
+from microflow.cli.options import database_option, log_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,3 +62,25 @@ def apply(look: Look, /, yes: bool, **options: Any) -> int:
     from microflow.cli.topic_laying import Wishes, apply_plan
 
     return apply_plan(Wishes(**options), yes=yes, look=look)
+
+
+@topics.command()
+@click.argument("topic")
+@click.argument("targets", nargs=-1, metavar="[TARGET…]")
+@click.option("--force", is_flag=True, help="Although events of one key may then be handled in another order.")
+@database_option
+@log_option
+@look_options
+@pass_look
+def switch(
+    look: Look, topic: str, targets: tuple[str, ...], force: bool, database: str | None, kafka: str | None
+) -> int:
+    """Use all partitions of a TOPIC that has grown, in the databases of those who write it.
+
+    Keys move to other partitions by that, so it is refused while events of the topic wait in an outbox or are unread by
+    a group: stop what writes it, let it be published and read, switch, and start again. Without a TARGET, all services
+    with a database here.
+    """
+    from microflow.cli.topic_switching import switch as switch_databases
+
+    return switch_databases(topic, targets, flags={"kafka": kafka, "database": database}, force=force, look=look)
