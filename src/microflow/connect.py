@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,32 @@ from microflow.ports import Clock, DatabaseState, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
 from microflow.stores import sqlite
 from microflow.stores.sqlite import SqliteStore
+from microflow.transports.kafka import ClientSettings, KafkaTransport
 from microflow.transports.local import LocalTransport
 
 SQLITE = "sqlite:///"
 LOCAL = "local:"
+SERVERS = re.compile(r"[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*|\[[0-9a-fA-F:]+\](:\d+)?")
 
 
-def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
-    """The log that `settings.kafka` names. Raises TransportError, or SettingsError if it names none."""
+async def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
+    """The log that `settings.kafka` names, which has answered.
+
+    Raises TransportError, LogUnreachable if nobody answers there, or SettingsError if it names none.
+    """
     address = settings.kafka
     if address == MEMORY:
         return LocalTransport.open(Path("log.db"), clock=clock, memory=True)
     if address == LOCAL:
         raise SettingsError("The log 'local:' names no file.", fix="local:PATH, for example local:log.db")
     if address.startswith(LOCAL):
-        return LocalTransport.open(Path(address.removeprefix(LOCAL)).expanduser(), clock=clock)
-    raise SettingsError(
-        f"The log {address!r} cannot be used: this version carries events in the embedded log only.",
-        why="Kafka comes with the next version.",
-        fix="Leave --log (MICROFLOW_KAFKA) out, or say local:PATH or memory:",
-    )
+        return LocalTransport.open(_path(address.removeprefix(LOCAL)), clock=clock)
+    if not SERVERS.fullmatch(address):
+        raise SettingsError(
+            f"The log {address!r} cannot be used: it is no address of Kafka, and no embedded log.",
+            fix="HOST:PORT,… or local:PATH or memory:",
+        )
+    return await KafkaTransport.open(ClientSettings(servers=address))
 
 
 async def connect_store(settings: Settings, *, service: str, clock: Clock) -> Store:
@@ -71,7 +78,7 @@ def sqlite_path(url: str) -> Path:
             why=f"{scheme} comes with a later version." if scheme.startswith("postgres") else None,
             fix=f"{SQLITE}{url}" if "://" not in url and scheme != "sqlite" and url else f"{SQLITE}PATH",
         )
-    return Path(url.removeprefix(SQLITE)).expanduser()
+    return _path(url.removeprefix(SQLITE))
 
 
 async def append_to(connection: Any, service: str, rows: Sequence[OutboxRow]) -> None:
@@ -89,3 +96,7 @@ def append_to_sync(connection: Any, service: str, rows: Sequence[OutboxRow]) -> 
 
 
 APPENDS: Mapping[DatabaseName, Callable[[str, OutboxRow], Steps]] = {"sqlite": sqlite.append}
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()

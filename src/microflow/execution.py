@@ -44,7 +44,7 @@ class Executor:
         provided: Mapping[Any, Any],
         clock: Clock,
         limits: Limits,
-        max_record_bytes: int,
+        max_record_bytes: Callable[[str], int],
     ) -> None:
         self._definition = definition
         self._provided = provided
@@ -160,7 +160,7 @@ class Executor:
                 ordinal=ordinal,
                 now=context.now,
             )
-            check_size(each, self._max_record_bytes, where=handler.where)
+            check_size(each, self._max_record_bytes(each.topic), where=handler.where)
             sealed.append(each)
         return tuple(sealed)
 

@@ -33,7 +33,7 @@ class Reaching:
 
     async def log(self) -> Transport:
         """The log, which has answered. Raises TransportError, LogUnreachable once the time is over."""
-        return await self._insist(self._open_log)
+        return await self._insist(lambda: connect_transport(self._settings, clock=self._clock))
 
     async def store(self, service: str) -> Store:
         """The database of a service. Raises StoreError, StoreUnreachable once the time is over."""
@@ -42,15 +42,6 @@ class Reaching:
     async def state(self, service: str) -> DatabaseState:
         """What the database of a service says of itself. Raises StoreError, StoreUnreachable once the time is over."""
         return await self._insist(lambda: look_at_database(self._settings, service=service))
-
-    async def _open_log(self) -> Transport:
-        transport = connect_transport(self._settings, clock=self._clock)
-        try:
-            await transport.topics.cluster_id()
-        except BaseException:
-            await transport.close()
-            raise
-        return transport
 
     async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
         pause = FIRST_PAUSE

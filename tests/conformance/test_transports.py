@@ -1,4 +1,4 @@
-"""The local log keeps the promises of a transport, in a file and in memory."""
+"""Both transports keep the promises of a log: the local one, in a file and in memory, and Kafka on a real cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from microflow.clocks import SystemClock
 from microflow.conformance.transports import Abilities, Scenario, scenarios
 from microflow.ports import Transport
 from microflow.transports.local import LocalTransport
+from servers.finding import Found
+from tests.conformance.kafka_harness import KAFKA, KafkaHarness
 
 PERSISTENT = Abilities(
     creates_topics=True, session_expiry=True, retention=True, dense_offsets=True, time_limit=timedelta(seconds=30)
@@ -87,6 +89,11 @@ def test_the_local_log_in_a_file_keeps_its_promise_that(scenario: Scenario, tmp_
 @pytest.mark.parametrize("scenario", scenarios(IN_MEMORY), ids=str)
 def test_the_local_log_in_memory_keeps_its_promise_that(scenario: Scenario, tmp_path: Path) -> None:
     asyncio.run(_run(scenario, LocalHarness(tmp_path, IN_MEMORY)))
+
+
+@pytest.mark.parametrize("scenario", scenarios(KAFKA), ids=str)
+def test_kafka_keeps_its_promise_that(scenario: Scenario, kafka: Found) -> None:
+    asyncio.run(scenario(KafkaHarness(kafka.address)))
 
 
 def test_the_suite_needs_no_test_framework() -> None:

@@ -211,10 +211,10 @@ class Emitting:
 
     async def run(self, file: IO[bytes], checked: Checked) -> int:
         """Publish all, then follow their flows if that was asked for."""
-        transport = connect_transport(self._settings, clock=self._clock)
+        transport = await connect_transport(self._settings, clock=self._clock)
         try:
-            checked.refuse_too_large(self._form.event_type, transport.max_record_bytes)
             topic = await self._topic(transport)
+            checked.refuse_too_large(self._form.event_type, transport.max_record_bytes(topic.name))
             if not self._order.follow:
                 return await self._publish_all(transport, topic, file, checked.total)
             topics = await transport.topics.describe()

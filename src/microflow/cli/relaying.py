@@ -55,7 +55,7 @@ class Relaying:
 
     async def run(self) -> int:
         """Publish until cancelled."""
-        transport = connect_transport(self._settings, clock=self._clock)
+        transport = await connect_transport(self._settings, clock=self._clock)
         try:
             store = await connect_store(self._settings, service=self._service, clock=self._clock)
             try:

@@ -100,7 +100,7 @@ class Demo:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._interrupt)
         settings = Settings(home=folder, kafka=f"local:{folder / '.microflow' / 'log.db'}")
-        transport = connect_transport(settings, clock=SystemClock())
+        transport = await connect_transport(settings, clock=SystemClock())
         supervisor = Supervisor(
             [str(self._saga / f"{name}.py") for name in SERVICES],
             folder=folder,

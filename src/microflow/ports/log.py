@@ -124,9 +124,9 @@ class Transport(Protocol):
     @property
     def administration(self) -> Administration: ...
 
-    @property
-    def max_record_bytes(self) -> int:
-        """The size (key + value + headers) above which a record is never taken."""
+    def max_record_bytes(self, topic: str) -> int:
+        """The size (key + value + headers) above which a topic never takes a record, as far as it is known: a topic
+        that `Topics.ensure` has not asked for is as the log's others."""
         ...
 
     @property

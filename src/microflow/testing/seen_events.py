@@ -44,9 +44,8 @@ class RecordedTransport:
     def administration(self) -> Administration:
         return self._transport.administration
 
-    @property
-    def max_record_bytes(self) -> int:
-        return self._transport.max_record_bytes
+    def max_record_bytes(self, topic: str) -> int:
+        return self._transport.max_record_bytes(topic)
 
     @property
     def publishing_at_once(self) -> int:

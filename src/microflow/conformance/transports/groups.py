@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 
 from microflow.conformance.transports.harness import (
-    A_MOMENT,
     LONG,
     Harness,
     Ownership,
@@ -90,7 +89,7 @@ async def nobody_gets_a_partition_before_its_owner_has_given_it_up(harness: Harn
         owner.before_revoked = give_up_slowly
         async with consuming(other, [topic], group=group, ownership=ownership) as newcomer:
             await revoking.wait()
-            await harness.clock.sleep(3 * A_MOMENT)
+            await harness.clock.sleep(3 * harness.abilities.moment)
             assert newcomer.told == [], newcomer.told
 
             go_on.set()
@@ -136,7 +135,7 @@ async def a_member_that_holds_nothing_takes_over_when_another_one_leaves(harness
             await last.until(lambda: bool(last.told))
             everybody = [*members, last]
             while sorted(len(each.partitions) for each in everybody) != [0] + [1] * count:
-                await harness.clock.sleep(A_MOMENT)
+                await harness.clock.sleep(harness.abilities.moment)
             assert len({partition for each in everybody for partition in each.partitions}) == count
             idle = next(each for each in everybody if not each.partitions)
             assert idle.told[-1] == ("assigned", frozenset())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Protocol, TypeAlias
@@ -12,8 +13,7 @@ from typing import Protocol, TypeAlias
 from microflow.errors import TransportError
 from microflow.ports import Clock, Record, Subscription, TopicPartition, Transport
 
-A_MOMENT = timedelta(milliseconds=60)
-"""How long a fetch waits that is to find nothing."""
+_moment = ContextVar("moment", default=timedelta(milliseconds=60))
 
 LONG = timedelta(seconds=20)
 """How long a fetch waits that is to find something."""
@@ -26,8 +26,8 @@ class Abilities:
     `persistent`: the log is still there after all handles were closed. `creates_topics`: a topic is created when it
     is named first. `session_expiry`: the harness can `silence` a handle. `retention`: the harness can `expire` records.
     `dense_offsets`: a partition's offsets have no gaps. `topic_settings`: a topic has a replication and a retention of
-    its own. `partitions`: of a topic that the harness creates, 3 at least.
-    `time_limit` is for one scenario.
+    its own. `partitions`: of a topic that the harness creates, 3 at least. `moment` is how long a fetch waits that is
+    to find nothing: whatever is there comes sooner. `time_limit` is for one scenario.
     """
 
     persistent: bool = True
@@ -37,6 +37,7 @@ class Abilities:
     dense_offsets: bool = False
     topic_settings: bool = False
     partitions: int = 6
+    moment: timedelta = timedelta(milliseconds=60)
     time_limit: timedelta = timedelta(seconds=60)
 
 
@@ -84,8 +85,13 @@ class Scenario:
     requires: frozenset[str]
 
     async def __call__(self, harness: Harness) -> None:
-        async with asyncio.timeout(harness.abilities.time_limit.total_seconds()):
-            await self.run(harness)
+        abilities = harness.abilities
+        known = _moment.set(abilities.moment)
+        try:
+            async with asyncio.timeout(abilities.time_limit.total_seconds()):
+                await self.run(harness)
+        finally:
+            _moment.reset(known)
 
     def __str__(self) -> str:
         return self.name
@@ -194,10 +200,12 @@ class Member:
         return self.records[before:]
 
     async def settle(self) -> list[Record]:
-        """Fetch until the first assignment has come and then nothing more."""
+        """Fetch until the first assignment has come and then, for a whole moment, nothing more."""
         before = len(self.records)
-        while await self.fetch(wait=A_MOMENT) or not self.told:
-            pass
+        quiet = False
+        while not quiet:
+            was_told = bool(self.told)
+            quiet = not await self.fetch(wait=_moment.get()) and was_told
         return self.records[before:]
 
     async def leave(self) -> None:

@@ -120,7 +120,7 @@ async def publishing_nothing_does_nothing(harness: Harness) -> None:
 async def a_record_of_the_largest_size_is_taken(harness: Harness) -> None:
     topic = await new_topic(harness)
     async with opened(harness) as transport:
-        value = bytes(transport.max_record_bytes - len(b"key") - len("name") - len(b"content"))
+        value = bytes(transport.max_record_bytes(topic) - len(b"key") - len("name") - len(b"content"))
         await publish(transport, Record(topic, 0, b"key", value, (("name", b"content"),)))
 
         (record,) = await read_all(transport, topic)
@@ -132,7 +132,7 @@ async def a_record_of_the_largest_size_is_taken(harness: Harness) -> None:
 async def what_comes_behind_a_record_that_is_too_large_is_not_stored(harness: Harness) -> None:
     topic = await new_topic(harness)
     async with opened(harness) as transport:
-        too_large = Record(topic, 0, b"k", bytes(transport.max_record_bytes + 1))
+        too_large = Record(topic, 0, b"k", bytes(transport.max_record_bytes(topic) + 1))
         given = [*numbered(topic, 2), too_large, *numbered(topic, 1, first=2), *numbered(topic, 1, partition=1)]
 
         errors = await transport.publish(given)
@@ -151,7 +151,7 @@ async def what_comes_behind_a_record_that_is_too_large_is_not_stored(harness: Ha
 async def headers_and_key_count_towards_the_size(harness: Harness) -> None:
     topic = await new_topic(harness)
     async with opened(harness) as transport:
-        half = bytes(transport.max_record_bytes // 2)
+        half = bytes(transport.max_record_bytes(topic) // 2)
 
         errors = await transport.publish(
             [Record(topic, 0, half, half + b"12"), Record(topic, 1, b"k", half, (("name", half),))]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 
 from microflow.conformance.transports.harness import (
-    A_MOMENT,
     LONG,
     Harness,
     Scenarios,
@@ -112,7 +111,7 @@ async def nothing_is_read_before_the_listener_has_returned(harness: Harness) -> 
 
         reader.before_assigned = seek_and_wait
         async with fetching(reader):
-            await harness.clock.sleep(A_MOMENT)
+            await harness.clock.sleep(harness.abilities.moment)
             assert reader.records == []
 
             returned.set()
@@ -127,10 +126,10 @@ async def fetching_without_records_returns_when_the_wait_is_over(harness: Harnes
         await reader.settle()
         before = harness.clock.monotonic()
 
-        assert await reader.fetch(wait=A_MOMENT) == []
+        assert await reader.fetch(wait=harness.abilities.moment) == []
 
         waited = harness.clock.monotonic() - before
-        assert A_MOMENT * 0.5 < waited < LONG / 2, waited
+        assert harness.abilities.moment * 0.5 < waited < LONG / 2, waited
 
 
 @reading.add()
@@ -140,7 +139,7 @@ async def a_waiting_fetch_returns_as_soon_as_there_is_a_record(harness: Harness)
         await reader.settle()
         before = harness.clock.monotonic()
         waiting = asyncio.ensure_future(reader.fetch(wait=LONG))
-        await harness.clock.sleep(A_MOMENT)
+        await harness.clock.sleep(harness.abilities.moment)
 
         await publish(other, *numbered(topic, 1))
 
@@ -167,9 +166,9 @@ async def a_cancelled_fetch_loses_nothing(harness: Harness) -> None:
         await reader.settle()
         for number in range(10):
             waiting = asyncio.ensure_future(reader.fetch())
-            await harness.clock.sleep(A_MOMENT / 60)
+            await harness.clock.sleep(harness.abilities.moment / 60)
             publishing = asyncio.ensure_future(publish(transport, *numbered(topic, 1, first=number)))
-            await harness.clock.sleep(A_MOMENT / 600 * number)
+            await harness.clock.sleep(harness.abilities.moment / 600 * number)
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waiting
@@ -206,7 +205,7 @@ async def resuming_wakes_a_waiting_fetch(harness: Harness) -> None:
         await publish(transport, *numbered(topic, 1))
         before = harness.clock.monotonic()
         waiting = asyncio.ensure_future(reader.fetch(wait=LONG))
-        await harness.clock.sleep(A_MOMENT)
+        await harness.clock.sleep(harness.abilities.moment)
         assert not waiting.done()
 
         reader.subscription.resume(reader.partitions)
@@ -223,7 +222,7 @@ async def closing_ends_a_waiting_fetch_and_calls_no_listener(harness: Harness) -
         told = list(member.told)
         before = harness.clock.monotonic()
         waiting = asyncio.ensure_future(member.fetch(wait=LONG))
-        await harness.clock.sleep(A_MOMENT)
+        await harness.clock.sleep(harness.abilities.moment)
 
         await member.subscription.close()
 

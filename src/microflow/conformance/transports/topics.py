@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 from microflow.conformance.transports.harness import (
-    A_MOMENT,
     Harness,
     Scenarios,
     new_topic,
@@ -125,7 +124,7 @@ async def the_offset_at_an_instant_is_that_of_the_first_record_not_older(harness
     async with opened(harness) as transport:
         for number in range(5):
             await publish(transport, *numbered(topic, 1, first=number))
-            await harness.clock.sleep(A_MOMENT / 10)
+            await harness.clock.sleep(harness.abilities.moment / 10)
         records = await read_all(transport, topic)
         end = (await transport.topics.bounds([zero]))[zero].end
 

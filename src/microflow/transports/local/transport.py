@@ -95,8 +95,7 @@ class LocalTransport:
     def administration(self) -> LocalAdministration:
         return self._administration
 
-    @property
-    def max_record_bytes(self) -> int:
+    def max_record_bytes(self, topic: str) -> int:
         return self._max_record_bytes
 
     @property

@@ -1,0 +1,134 @@
+"""Laying out the topics of a cluster: partitions, copies, retention. Nothing here deletes or shrinks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
+from typing import Any
+
+from aiokafka import errors as kafka
+from aiokafka.protocol.admin import CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest
+
+from microflow.errors import TransportError
+from microflow.ports import FOREVER, TopicLayout
+from microflow.transports.kafka.client import Client, check
+from microflow.transports.kafka.limits import TOPIC, TopicLimits, configs
+from microflow.transports.kafka.protocol import AlterSettings
+from microflow.transports.kafka.topics import LEGAL, KafkaTopics
+
+WHAT_THE_BROKER_DECIDES = -1
+RETENTION, MIN_IN_SYNC = "retention.ms", "min.insync.replicas"
+TIMEOUT_MS = 15_000
+PATIENCE = timedelta(seconds=20)
+UNTIL_LED = 10.0
+
+
+class KafkaAdministration:
+    """`microflow.ports.Administration` of a cluster."""
+
+    def __init__(self, client: Client, topics: KafkaTopics, limits: TopicLimits) -> None:
+        self._client = client
+        self._topics = topics
+        self._limits = limits
+
+    async def layouts(self, names: Collection[str]) -> Mapping[str, TopicLayout]:
+        found = await self._topics.describe(names)
+        if not found:
+            return {}
+        metadata = await self._client.topics(found.keys())
+        copies = {topic[1]: len(topic[4][0][4]) for topic in metadata.topics if topic[4]}
+        settings = await self._client.ask(
+            DescribeConfigsRequest([(TOPIC, name, [RETENTION, MIN_IN_SYNC]) for name in found], False),
+            configs,
+            doing="to read the settings of topics",
+        )
+        return {
+            name: _layout(topic.partitions, copies.get(name), settings.get(name, {})) for name, topic in found.items()
+        }
+
+    async def create(self, layouts: Mapping[str, TopicLayout]) -> None:
+        wanted: list[tuple[Any, ...]] = [
+            (name, layout.partitions, layout.replication or WHAT_THE_BROKER_DECIDES, [], _settings(layout))
+            for name, layout in layouts.items()
+        ]
+        if not wanted:
+            return
+        request = CreateTopicsRequest(create_topic_requests=wanted, timeout=TIMEOUT_MS, validate_only=False)
+        read = _refusals("create", passed_over=kafka.TopicAlreadyExistsError)
+        await self._client.ask(request, read, doing="to create topics", within=PATIENCE)
+        await self._until_led(layouts.keys())
+        await self._limits.learn(layouts.keys())
+
+    async def grow(self, partitions: Mapping[str, int]) -> None:
+        found = await self._topics.describe(partitions.keys())
+        growing = {
+            name: count for name, count in partitions.items() if name in found and count > found[name].partitions
+        }
+        if not growing:
+            return
+        wanted = [(name, (count, None)) for name, count in growing.items()]
+        request = CreatePartitionsRequest(topic_partitions=wanted, timeout=TIMEOUT_MS, validate_only=False)
+        await self._client.ask(request, _refusals("grow"), doing="to add partitions", within=PATIENCE)
+        await self._until_led(growing.keys(), partitions=growing)
+
+    async def alter(self, layouts: Mapping[str, TopicLayout]) -> None:
+        changes = {name: settings for name, layout in layouts.items() if (settings := _settings(layout))}
+        if not changes:
+            return
+
+        def read(response: Any) -> None:
+            for code, message, _type, name in response.responses:
+                _refuse("alter", name, code, message)
+
+        await self._client.ask(AlterSettings(TOPIC, changes), read, doing="to change the settings of topics")
+
+    async def _until_led(self, names: Collection[str], *, partitions: Mapping[str, int] | None = None) -> None:
+        """Return when a broker knows the topics and who leads each of their partitions."""
+        async with asyncio.timeout(UNTIL_LED):
+            while True:
+                metadata = await self._client.topics([name for name in names if LEGAL.fullmatch(name)])
+                led = {
+                    topic[1]: sum(partition[2] >= 0 for partition in topic[4])
+                    for topic in metadata.topics
+                    if all(partition[2] >= 0 for partition in topic[4])
+                }
+                if all(led.get(name, 0) >= (partitions or {}).get(name, 1) for name in names):
+                    return
+                await asyncio.sleep(0.05)
+
+
+def _layout(partitions: int, copies: int | None, settings: Mapping[str, str]) -> TopicLayout:
+    retention = None
+    if RETENTION in settings:
+        milliseconds = int(settings[RETENTION])
+        retention = FOREVER if milliseconds < 0 else timedelta(milliseconds=milliseconds)
+    min_in_sync = int(settings[MIN_IN_SYNC]) if MIN_IN_SYNC in settings else None
+    return TopicLayout(partitions=partitions, replication=copies, min_in_sync=min_in_sync, retention=retention)
+
+
+def _settings(layout: TopicLayout) -> list[tuple[str, str]]:
+    settings = []
+    if layout.retention is not None:
+        milliseconds = -1 if layout.retention == FOREVER else layout.retention // timedelta(milliseconds=1)
+        settings.append((RETENTION, str(milliseconds)))
+    if layout.min_in_sync is not None:
+        settings.append((MIN_IN_SYNC, str(layout.min_in_sync)))
+    return settings
+
+
+def _refusals(verb: str, *, passed_over: type[Exception] | None = None) -> Callable[[Any], None]:
+    def read(response: Any) -> None:
+        for name, code, *message in response.topic_errors:
+            if kafka.for_code(code) is not passed_over:
+                _refuse(verb, name, code, message[0] if message else None)
+
+    return read
+
+
+def _refuse(verb: str, name: str, code: int, message: str | None) -> None:
+    if not code:
+        return
+    if kafka.for_code(code).retriable or not message:
+        check(code, name)
+    raise TransportError(f"Kafka refuses to {verb} the topic {name}.", why=message)

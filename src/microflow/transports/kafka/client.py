@@ -1,0 +1,160 @@
+"""The client for questions: metadata, offsets, groups and settings of a cluster, each answered within a deadline.
+
+Publishing and reading have connections of their own, so that no question waits behind a record or a parked fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from aiokafka import errors as kafka
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+
+from microflow.errors import TransportError
+from microflow.ports import TopicPartition
+from microflow.transports.kafka.client_settings import ClientSettings
+from microflow.transports.kafka.errors import transport_error, unreachable
+from microflow.transports.kafka.protocol import DescribeTopics
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(seconds=5)
+"""How long a question is asked again while nobody answers it."""
+
+BACKOFF = 0.1
+FIRST_ATTEMPT = 5.0
+
+
+class Client:
+    """A connection to a cluster that answers questions. Every error is a TransportError."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+        self._client = AIOKafkaClient(**settings.connection())
+        self._coordinators: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Reach the cluster once. Raises TransportError with the reason in plain words."""
+        try:
+            async with asyncio.timeout(2 * FIRST_ATTEMPT):
+                await self._client.bootstrap()
+        except (kafka.KafkaError, TimeoutError, OSError, ValueError) as error:
+            cause = await self._why_unreachable()
+            await self._client.close()
+            raise self._unreachable(cause) from (cause or error)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def ask(
+        self,
+        request: Any,
+        read: Callable[[Any], T],
+        *,
+        doing: str,
+        of: Callable[[], Awaitable[int]] | None = None,
+        within: timedelta = PATIENCE,
+    ) -> T:
+        """Send a request and return what `read` makes of the response; any broker is asked unless `of` says which.
+
+        `read` raises what the response holds of errors: those that pass are waited out, until `within` is over.
+        """
+        last: BaseException | None = None
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                while True:
+                    try:
+                        node = self._any_node() if of is None else await of()
+                        return read(await self._client.send(node, request))
+                    except kafka.KafkaError as error:
+                        last = error
+                        if not error.retriable:
+                            raise transport_error(error, doing=doing) from error
+                    # A broker that cannot be reached says so in the metadata, which this renews.
+                    await asyncio.wait([self._client.force_metadata_update()], timeout=BACKOFF)
+                    await asyncio.sleep(BACKOFF)
+        except TimeoutError:
+            if last is None or isinstance(last, kafka.NodeNotReadyError | kafka.KafkaConnectionError):
+                raise self._unreachable(await self._why_unreachable()) from last
+            raise transport_error(last, doing=doing) from last
+
+    async def why(self, error: BaseException) -> TransportError:
+        """Why another client could not start, in plain words."""
+        cause = await self._why_unreachable()
+        return transport_error(error, doing="to connect") if cause is None else self._unreachable(cause)
+
+    async def topics(self, names: Collection[str] | None, *, create: bool = False) -> Any:
+        """The brokers' metadata of the topics named, or of all."""
+        return await self.ask(DescribeTopics(names, create=create), lambda response: response, doing="to list topics")
+
+    async def leaders(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Who leads each partition; those that do not exist are left out."""
+        metadata = await self.topics({partition.topic for partition in partitions})
+        found = {
+            TopicPartition(topic[1], partition[1]): partition[2] for topic in metadata.topics for partition in topic[4]
+        }
+        return {partition: found[partition] for partition in partitions if partition in found}
+
+    def coordinator_of(self, group: str) -> Callable[[], Awaitable[int]]:
+        """Who coordinates a group, for `ask`. `forget_coordinator` makes it ask anew."""
+
+        async def find() -> int:
+            if group not in self._coordinators:
+                response = await self._client.send(
+                    self._any_node(), FindCoordinatorRequest(group, CoordinationType.GROUP)
+                )
+                check(response.error_code)
+                self._coordinators[group] = response.coordinator_id
+            return self._coordinators[group]
+
+        return find
+
+    def forget_coordinator(self, group: str) -> None:
+        self._coordinators.pop(group, None)
+
+    def _any_node(self) -> int:
+        node: int | None = self._client.get_random_node()
+        if node is None:
+            raise kafka.NodeNotReadyError("no broker is known")
+        return node
+
+    def _unreachable(self, cause: BaseException | None) -> TransportError:
+        settings = self.settings
+        return unreachable(settings.servers, cause, encrypted=settings.encrypted, user=settings.sasl_username)
+
+    async def _why_unreachable(self) -> BaseException | None:
+        """What an attempt to talk to the first server ends with; aiokafka only logs it."""
+        reason: BaseException | None = None
+        for host, port, _ in collect_hosts(self.settings.servers, randomize=False):
+            try:
+                async with asyncio.timeout(FIRST_ATTEMPT):
+                    connection = await create_conn(host, port, **self.settings.one_connection())
+            except (kafka.KafkaError, OSError, TimeoutError, ValueError) as error:
+                reason = reason or _root(error)
+                continue
+            with contextlib.suppress(Exception):
+                await connection.close()
+        return reason
+
+
+def check(code: int, about: Any = None) -> None:
+    """Raise the error that a response's code stands for."""
+    if code:
+        error = kafka.for_code(code)
+        raise error() if about is None else error(about)
+
+
+def _root(error: BaseException) -> BaseException:
+    """The socket's or TLS's own error where aiokafka wrapped it, since it knows more."""
+    if isinstance(error, kafka.KafkaConnectionError) and isinstance(error.__cause__, OSError):
+        return error.__cause__
+    return error
+
+
+__all__ = ["PATIENCE", "Client", "ConnectionGroup", "check"]
