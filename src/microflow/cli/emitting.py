@@ -213,6 +213,8 @@ class Emitting:
         """Publish all, then follow their flows if that was asked for."""
         transport = await connect_transport(self._settings, clock=self._clock)
         try:
+            # Before the topic is made, and again when it is known what it takes.
+            checked.refuse_too_large(self._form.event_type, transport.max_record_bytes(self._form.topic))
             topic = await self._topic(transport)
             checked.refuse_too_large(self._form.event_type, transport.max_record_bytes(topic.name))
             if not self._order.follow:
