@@ -48,13 +48,7 @@ class SharedLog:
                     await task.result().close()
 
     async def _open(self) -> Transport:
-        transport = connect_transport(self._settings, clock=SystemClock())
-        try:
-            await transport.topics.cluster_id()
-        except BaseException:
-            await transport.close()
-            raise
-        return transport
+        return await connect_transport(self._settings, clock=SystemClock())
 
 
 def is_there(settings: Settings) -> bool:

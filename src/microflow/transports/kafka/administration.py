@@ -11,8 +11,9 @@ from aiokafka import errors as kafka
 from aiokafka.protocol.admin import CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest
 
 from microflow.errors import TransportError
-from microflow.ports import FOREVER, TopicLayout
+from microflow.ports import FOREVER, TopicLayout, TopicPartition
 from microflow.transports.kafka.client import Client, check
+from microflow.transports.kafka.groups import committed, groups
 from microflow.transports.kafka.limits import TOPIC, TopicLimits, configs
 from microflow.transports.kafka.protocol import AlterSettings
 from microflow.transports.kafka.topics import LEGAL, KafkaTopics
@@ -71,6 +72,17 @@ class KafkaAdministration:
         request = CreatePartitionsRequest(topic_partitions=wanted, timeout=TIMEOUT_MS, validate_only=False)
         await self._client.ask(request, _refusals("grow"), doing="to add partitions", within=PATIENCE)
         await self._until_led(growing.keys(), partitions=growing)
+
+    async def lags(self, topic: str) -> Mapping[str, int]:
+        found = await self._topics.describe([topic])
+        partitions = [TopicPartition(topic, each) for name in found for each in range(found[name].partitions)]
+        bounds = await self._topics.bounds(partitions)
+        lags = {}
+        for group in await groups(self._client):
+            if offsets := await committed(self._client, group, partitions):
+                reached = {each: offsets[each].offset if each in offsets else bounds[each].beginning for each in bounds}
+                lags[group] = sum(max(bounds[each].end - offset, 0) for each, offset in reached.items())
+        return lags
 
     async def alter(self, layouts: Mapping[str, TopicLayout]) -> None:
         changes = {name: settings for name, layout in layouts.items() if (settings := _settings(layout))}

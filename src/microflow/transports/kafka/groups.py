@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiokafka import errors as kafka
-from aiokafka.protocol.admin import DescribeGroupsRequest
+from aiokafka.protocol.admin import DescribeGroupsRequest, ListGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 
 from microflow.errors import TransportError
@@ -79,6 +80,19 @@ async def committed(
     return await client.ask(request, read, doing=f"to read offsets of group {group}", of=client.coordinator_of(group))
 
 
+async def groups(client: Client) -> frozenset[str]:
+    """All groups of the cluster that we may know of."""
+
+    def read(response: Any) -> list[str]:
+        check(response.error_code)
+        return [group[0] for group in response.groups]
+
+    found: set[str] = set()
+    for broker in (await client.topics([])).brokers:
+        found.update(await client.ask(ListGroupsRequest(), read, doing="to list groups", of=partial(_node, broker[0])))
+    return frozenset(found)
+
+
 async def is_member(client: Client, group: str, member_id: str) -> bool | None:
     """Whether the coordinator counts somebody among the members; None while the group is changing."""
 
@@ -89,6 +103,10 @@ async def is_member(client: Client, group: str, member_id: str) -> bool | None:
 
     request = DescribeGroupsRequest([group])
     return await client.ask(request, read, doing=f"to look at group {group}", of=client.coordinator_of(group))
+
+
+async def _node(number: int) -> int:
+    return number
 
 
 def _check_coordinator(client: Client, group: str, code: int, about: str) -> None:
