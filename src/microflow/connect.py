@@ -15,7 +15,6 @@ from microflow.ports import Clock, DatabaseState, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
 from microflow.stores import sqlite
 from microflow.stores.sqlite import SqliteStore
-from microflow.transports.kafka import ClientSettings, KafkaTransport
 from microflow.transports.local import LocalTransport
 
 SQLITE = "sqlite:///"
@@ -40,6 +39,9 @@ async def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
             f"The log {address!r} cannot be used: it is no address of Kafka, and no embedded log.",
             fix="HOST:PORT,… or local:PATH or memory:",
         )
+    # Not at the top: the driver takes longer to import than everything that an embedded service needs.
+    from microflow.transports.kafka import ClientSettings, KafkaTransport
+
     return await KafkaTransport.open(ClientSettings(servers=address))
 
 
