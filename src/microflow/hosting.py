@@ -16,6 +16,7 @@ from microflow.caution import Turn
 from microflow.clocks import SystemClock
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
+from microflow.lookout import Lookout
 from microflow.ports import Clock
 from microflow.reaching import Reaching
 from microflow.readiness import Readiness
@@ -92,7 +93,7 @@ async def running(
         worker = Worker(definition, surroundings, migrations=migrations)
         await worker.start()
         try:
-            async with _cancelled_when_ended(worker):
+            async with _cancelled_when_ended(worker), _watched_by(Lookout(store.outbox, clock=clock)):
                 yield Running(definition, settings.database_of(definition.name), settings.kafka, worker)
         finally:
             await worker.stop(drain=settings.drain)
@@ -107,6 +108,15 @@ async def run(service: Service | ModuleType, *, settings: Settings | None = None
 def process_name() -> str:
     """A name for this process that no other one has: host, pid, and a few random digits against a reused pid."""
     return f"{socket.gethostname()}-{os.getpid()}-{random.SystemRandom().getrandbits(32):08x}"
+
+
+@asynccontextmanager
+async def _watched_by(lookout: Lookout) -> AsyncIterator[None]:
+    looking = asyncio.get_running_loop().create_task(lookout.run())
+    try:
+        yield
+    finally:
+        looking.cancel()
 
 
 @asynccontextmanager

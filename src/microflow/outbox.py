@@ -13,6 +13,7 @@ from microflow.envelopes import Sealed, seal_root
 from microflow.errors import ContractError
 from microflow.events import Message, check_event_class
 from microflow.execution import check_size
+from microflow.lookout import Lookout
 from microflow.ports import Clock, OutboxRow
 from microflow.service import check_service_name, topic_of
 
@@ -43,6 +44,7 @@ class Outbox:
         and what the caller's library raises.
         """
         await append_to(connection, self._name, self._rows(events, correlation_id))
+        Lookout.expect()
 
     def append_sync(self, connection: Any, *events: Message, correlation_id: str | None = None) -> None:
         """As `append`, on a blocking connection: one of psycopg, psycopg2, SQLAlchemy (`Connection`, `Session`), Django
@@ -52,6 +54,7 @@ class Outbox:
         without it each event is committed at once, by itself, and a later rollback takes nothing back.
         """
         append_to_sync(connection, self._name, self._rows(events, correlation_id))
+        Lookout.expect()
 
     def _rows(self, events: tuple[Message, ...], correlation_id: str | None) -> list[OutboxRow]:
         now = self._clock.now()

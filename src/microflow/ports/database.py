@@ -402,6 +402,10 @@ class Outbox(Protocol):
         """
         ...
 
+    def appended(self) -> None:
+        """Rows were committed that came by no transaction of this store: whoever waits in `changed` may know it now."""
+        ...
+
     async def status(self) -> OutboxStatus: ...
 
     async def partition_counts(self, found: Mapping[str, int]) -> Mapping[str, int]:

@@ -112,6 +112,9 @@ class SqliteOutbox:
         if self._watch is not None:
             self._watch.wake()
 
+    def appended(self) -> None:
+        self._database.notifications.notify()
+
     async def status(self) -> OutboxStatus:
         pending, oldest = self._database.read(SQL["status"])[0]
         return OutboxStatus(pending, instant_or_none(oldest))
