@@ -18,6 +18,7 @@ from microflow.stores.sqlite import SqliteStore
 from microflow.transports.local import LocalTransport
 
 SQLITE = "sqlite:///"
+POSTGRES = ("postgresql://", "postgres://")
 LOCAL = "local:"
 SERVERS = re.compile(r"[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*|\[[0-9a-fA-F:]+\](:\d+)?")
 
@@ -50,23 +51,49 @@ async def connect_store(settings: Settings, *, service: str, clock: Clock) -> St
     url = settings.database_of(service)
     if url == MEMORY:
         return await SqliteStore.open(Path(f"{service}.db"), service=service, clock=clock, memory=True)
+    if is_postgres(url):
+        store: Store = await _postgres(url).PostgresStore.open(url, service=service, clock=clock)
+        return store
     return await SqliteStore.open(sqlite_path(url), service=service, clock=clock)
 
 
 async def look_at_database(settings: Settings, *, service: str) -> DatabaseState:
     """What the database of a service says of itself, without changing it. Raises StoreError, SettingsError."""
-    path = sqlite_path(settings.database_of(service))
+    url = settings.database_of(service)
+    if is_postgres(url):
+        state: DatabaseState = await _postgres(url).state_of(url, service=service)
+        return state
+    path = sqlite_path(url)
     return await asyncio.to_thread(sqlite.state_of, path, service=service)
 
 
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a database on a PostgreSQL server."""
+    return url.startswith(POSTGRES)
+
+
 def dialect_of(url: str) -> str:
-    """The dialect of SQL that a database speaks."""
-    return "sqlite"
+    """The dialect of SQL that a database speaks: `postgres` or `sqlite`."""
+    return "postgres" if is_postgres(url) else "sqlite"
 
 
 def own_tables(dialect: str, *, after: int = 0) -> str:
     """The SQL that makes our tables, or brings them from version `after` to this one."""
-    return sqlite.script(after=after)
+    script: str = (_postgres("The dialect postgres") if dialect == "postgres" else sqlite).script(after=after)
+    return script
+
+
+def _postgres(url: str) -> Any:
+    try:
+        from microflow.stores import postgres  # asyncpg is an extra
+    except ImportError as cause:
+        if cause.name != "asyncpg":
+            raise
+        raise SettingsError(
+            f"{masked(url)} needs the driver asyncpg, which is not installed.",
+            fix="pip install 'microworkflow[postgres]'",
+        ) from cause
+    return postgres
 
 
 def sqlite_path(url: str) -> Path:
@@ -75,10 +102,11 @@ def sqlite_path(url: str) -> Path:
         raise SettingsError("A database in memory can be read by its own process only.", fix=f"{SQLITE}PATH")
     scheme = url.partition(":")[0]
     if not url.startswith(SQLITE) or url == SQLITE:
+        fix = f"{SQLITE}{url}" if "://" not in url and scheme != "sqlite" and url else f"{SQLITE}PATH"
+        if scheme.startswith("postgres"):
+            fix = f"postgresql://{url.partition('://')[2]}" if "://" in url else "postgresql://USER@HOST/NAME"
         raise SettingsError(
-            f"{masked(url)!r} is no address of a database: this version stores in SQLite only.",
-            why=f"{scheme} comes with a later version." if scheme.startswith("postgres") else None,
-            fix=f"{SQLITE}{url}" if "://" not in url and scheme != "sqlite" and url else f"{SQLITE}PATH",
+            f"{masked(url)!r} is no address of a database: that is postgresql://… or {SQLITE}PATH.", fix=masked(fix)
         )
     return _path(url.removeprefix(SQLITE))
 

@@ -16,6 +16,7 @@ MicroflowError
 │   ├── StoreUnavailable     … because it cannot be reached, or cannot write
 │   │   ├── StoreUnreachable … because nobody answers at its address; somebody may, soon
 │   │   └── StoreGone        … and will not be again: it was deleted
+│   ├── StoreConflict        … because another transaction was in the way
 │   ├── TransactionAborted   … because an earlier statement of the transaction failed
 │   ├── SqlError             … because the statement is wrong
 │   └── IntegrityViolation   … because a constraint forbids it
@@ -144,6 +145,12 @@ class StoreGone(StoreUnavailable):
     """The database was deleted, or replaced by another one, while it was open: what is committed now is lost."""
 
     transient = False
+
+
+class StoreConflict(StoreError):
+    """Another transaction was in the way (a deadlock, a lock not given in time): the same again may well succeed."""
+
+    transient = True
 
 
 class TransactionAborted(StoreError):

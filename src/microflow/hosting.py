@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from microflow.caution import Turn
 from microflow.clocks import SystemClock
+from microflow.connect import dialect_of
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
 from microflow.lookout import Lookout
@@ -89,7 +90,8 @@ async def running(
             reach=read_fault(settings.fault),
             turn=_turns.setdefault(asyncio.get_running_loop(), Turn()),
         )
-        migrations = read_migrations(definition.tables, dialect="sqlite") if migrate else []
+        dialect = dialect_of(settings.database_of(definition.name))
+        migrations = read_migrations(definition.tables, dialect=dialect) if migrate else []
         worker = Worker(definition, surroundings, migrations=migrations)
         await worker.start()
         try:

@@ -1,4 +1,4 @@
-"""The SQLite store keeps the promises of a store: in a file, in memory, and with two sets of connections to a file."""
+"""Every store keeps the promises of a store: SQLite in a file, in memory, with two sets of connections; PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from microflow.clocks import SystemClock
 from microflow.conformance.stores import Abilities, Scenario, scenarios
 from microflow.embedded.database import Database
 from microflow.ports import Store
+from microflow.stores.postgres import PostgresStore
 from microflow.stores.sqlite import SqliteStore
 
 ABILITIES = Abilities()
+ON_POSTGRES = Abilities(any_decimal=True, writers_at_once=True, sessions=False)
 
 
 class SqliteHarness:
@@ -53,6 +55,25 @@ class SqliteMemoryHarness(SqliteHarness):
         return await super().open(service)
 
 
+class PostgresHarness:
+    """Handles on one database, each with connections of its own."""
+
+    abilities = ON_POSTGRES
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stores: list[PostgresStore] = []
+
+    async def open(self, service: str = "payments") -> Store:
+        store = await PostgresStore.open(self._url, service=service, clock=SystemClock())
+        self._stores.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in self._stores:
+            await store.close()
+
+
 @pytest.mark.parametrize("scenario", scenarios(ABILITIES), ids=str)
 def test_the_sqlite_store_in_a_file_keeps_its_promise_that(scenario: Scenario, tmp_path: Path) -> None:
     asyncio.run(_run(scenario, SqliteHarness(tmp_path / "payments.db")))
@@ -70,7 +91,12 @@ def test_two_sets_of_connections_to_one_file_keep_their_promise_that(scenario: S
     asyncio.run(_run(scenario, SqliteHarness(tmp_path / "payments.db", apart=True)))
 
 
-async def _run(scenario: Scenario, harness: SqliteHarness) -> None:
+@pytest.mark.parametrize("scenario", scenarios(ON_POSTGRES), ids=str)
+def test_the_postgresql_store_keeps_its_promise_that(scenario: Scenario, postgres_url: str) -> None:
+    asyncio.run(_run(scenario, PostgresHarness(postgres_url)))
+
+
+async def _run(scenario: Scenario, harness: SqliteHarness | PostgresHarness) -> None:
     try:
         await scenario(harness)
     finally:

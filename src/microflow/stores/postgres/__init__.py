@@ -1,0 +1,7 @@
+"""The PostgreSQL store, and what can be known of a database without it."""
+
+from microflow.stores.postgres.state import state_of
+from microflow.stores.postgres.store import PostgresStore
+from microflow.stores.postgres.tables import script
+
+__all__ = ["PostgresStore", "script", "state_of"]

@@ -1,0 +1,147 @@
+"""The claims: which handler has taken which event."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from microflow.embedded.statements import statements
+from microflow.errors import StoreError
+from microflow.ports import Claim, ClaimKey, ClaimStatus, DeadLetter
+from microflow.stores.postgres.columns import STATUSES
+from microflow.stores.postgres.names import Names
+from microflow.stores.postgres.parking import Gone, ParkingInTransaction
+from microflow.stores.postgres.session import Session
+from microflow.stores.postgres.sessions import Sessions
+
+SQL = statements(Path(__file__).with_name("inbox.sql"))
+PURGED_AT_ONCE = 1000
+
+_Row = tuple[int, bytes, int, bytes, int, int]
+"""Handler, digest, status, content, partition, offset, as the statements take them."""
+
+
+class PostgresInbox:
+    """`microflow.ports.Inbox`."""
+
+    def __init__(self, sessions: Sessions, names: Names) -> None:
+        self._sessions = sessions
+        self._names = names
+
+    async def seen(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
+        if not keys:
+            return {}
+        numbers = await self._names.handlers({key.handler for key in keys})
+        asked = list(keys)
+        handlers, digests = [numbers[key.handler] for key in asked], [key.digest for key in asked]
+        rows = await self._sessions.fetch(SQL["seen"], handlers, digests)
+        return {asked[row["place"] - 1]: row["content"] for row in rows}
+
+    async def purge(self, *, completed_before: datetime, limit: int) -> int:
+        purged = 0
+        for partition, watermark in await self._sessions.fetch(SQL["passed partitions"], self._names.service):
+            while purged < limit:
+                wanted = min(limit - purged, PURGED_AT_ONCE)
+                # A transaction for each thousand, so that nobody waits long for a row.
+                gone = await self._sessions.fetch(SQL["purge"], partition, completed_before, watermark, wanted)
+                purged += len(gone)
+                if len(gone) < wanted:
+                    break
+        return purged
+
+
+class InboxInTransaction:
+    """What a transaction does to claims. `transaction` is the transaction's own number, once it has claimed."""
+
+    def __init__(self, session: Session, names: Names, parking: ParkingInTransaction) -> None:
+        self._session = session
+        self._names = names
+        self._parking = parking
+        self.transaction: str | None = None
+
+    async def claim(self, claims: Sequence[Claim], *, now: datetime) -> Sequence[bool]:
+        """Enter claims; true for each one granted. One statement, whatever their number."""
+        if not claims:
+            return []
+        handlers = await self._names.handlers({claim.key.handler for claim in claims})
+        partitions = await self._names.partitions({claim.source for claim in claims})
+        rows = [
+            (
+                handlers[claim.key.handler],
+                claim.key.digest,
+                STATUSES[claim.status],
+                claim.content,
+                partitions[claim.source],
+                claim.offset,
+            )
+            for claim in claims
+        ]
+        if not any(claim.resumes for claim in claims):
+            return await self._enter(rows, now)
+        granted = [False] * len(claims)
+        for resumes, method in ((False, self._enter), (True, self._resume)):
+            places = [place for place, claim in enumerate(claims) if claim.resumes is resumes]
+            if places:
+                for place, is_granted in zip(places, await method([rows[place] for place in places], now), strict=True):
+                    granted[place] = is_granted
+        return granted
+
+    async def set_status(
+        self, keys: Collection[ClaimKey], status: ClaimStatus, completed_at: Sequence[datetime]
+    ) -> None:
+        """Change claims that are there."""
+        handlers = await self._names.handlers({key.handler for key in keys})
+        await self._session.fetch_planned_anew(
+            SQL["set status"],
+            [handlers[key.handler] for key in keys],
+            [key.digest for key in keys],
+            STATUSES[status],
+            list(completed_at),
+        )
+
+    async def reopen(self, letters: Sequence[DeadLetter]) -> None:
+        """Make the claims of dead letters those of parked events."""
+        handlers = await self._names.handlers({letter.claim.handler for letter in letters})
+        partitions = await self._names.partitions({letter.record.source for letter in letters})
+        await self._session.fetch_planned_anew(
+            SQL["reopen"],
+            [handlers[letter.claim.handler] for letter in letters],
+            [letter.claim.digest for letter in letters],
+            [letter.content for letter in letters],
+            [partitions[letter.record.source] for letter in letters],
+            [letter.record.offset for letter in letters],
+        )
+
+    async def _enter(self, rows: Sequence[_Row], now: datetime) -> Sequence[bool]:
+        told = (await self._session.fetch(SQL["claim"], *map(list, zip(*rows, strict=True)), now))[0]
+        if self.transaction not in {None, told["transaction"]}:
+            raise StoreError("The transaction was ended behind microflow's back.")
+        self.transaction = told["transaction"]
+        if told["handlers"] is None:
+            return [True] * len(rows)
+        granted = set(zip(told["handlers"], told["digests"], strict=True))
+        return _first_of_each(rows, granted)
+
+    async def _resume(self, rows: Sequence[_Row], now: datetime) -> Sequence[bool]:
+        first = list({row[:2]: row for row in reversed(rows)}.values())
+        columns = [list(column) for column in zip(*first, strict=True)]
+        await self._parking.lock_parked(columns[0], columns[1])
+        found = await self._session.fetch_planned_anew(SQL["resume"], *columns, now)
+        await self._parking.free_behind(
+            Gone(row["topic"], row["key"], row["handler"], row["ordering"])
+            for row in found
+            if row["status"] != STATUSES["parked"]
+        )
+        return _first_of_each(rows, {(row["handler"], row["digest"]) for row in found})
+
+
+def _first_of_each(rows: Sequence[_Row], granted: set[tuple[int, bytes]]) -> Sequence[bool]:
+    """Whether each was granted: of the same claim twice, the first."""
+    left = set(granted)
+    answers = []
+    for row in rows:
+        key = row[:2]
+        answers.append(key in left)
+        left.discard(key)
+    return answers

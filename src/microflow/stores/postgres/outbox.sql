@@ -1,0 +1,79 @@
+-- name: append
+insert into microflow.outbox (service, topic, key, value, headers, created_at) values ($1, $2, $3, $4, $5, $6);
+
+-- name: pending
+select topic, key, value, headers, created_at, position, publisher, partition from microflow.outbox where position > $1
+order by position limit $2;
+
+-- name: pending of shards
+select topic, key, value, headers, created_at, position, publisher, partition from microflow.outbox
+where position > $1 and spread & 63 = any($3::integer[])
+order by position limit $2;
+
+-- name: page
+select topic, key, value, headers, created_at, position, publisher, partition from microflow.outbox
+where position > $1 and publisher is distinct from $3
+order by position limit $2;
+
+-- name: page of shards
+select topic, key, value, headers, created_at, position, publisher, partition from microflow.outbox
+where position > $1 and publisher is distinct from $3 and spread & 63 = any($4::integer[])
+order by position limit $2;
+
+-- name: delete
+delete from microflow.outbox where position = any($1::bigint[]);
+
+-- name: status
+select count(*) as pending, (select created_at from microflow.outbox order by position limit 1) as oldest
+from microflow.outbox;
+
+-- A relay counts while it goes on asking; one whose end lies behind what is asked for is from before the clock was set
+-- back. Each keeps its share, gives back what is more, and takes what is free if it has less.
+-- name: lease
+with asking as (
+    insert into microflow.relays (owner, until) values ($1, $3)
+    on conflict (owner) do update set until = excluded.until
+),
+gone as (
+    delete from microflow.relays where owner <> $1 and (until <= $2 or until > $3)
+),
+others as (
+    select count(*) as number, count(*) filter (where owner < $1) as before
+    from microflow.relays where owner <> $1 and until > $2 and until <= $3
+),
+share as (
+    select 64 / (number + 1) + case when before < 64 % (number + 1) then 1 else 0 end as size from others
+),
+mine as (
+    select shard from microflow.shards
+    where owner = $1 or owner is null or until <= $2 or until > $3
+    order by owner is distinct from $1, shard
+    limit (select size from share)
+)
+update microflow.shards set
+    owner = case when shard in (select shard from mine) then $1 end,
+    until = case when shard in (select shard from mine) then $3 end
+where shard in (select shard from mine) or owner = $1
+returning case when owner is not null then shard end as shard;
+
+-- name: release
+with gone as (delete from microflow.relays where owner = $1)
+update microflow.shards set owner = null, until = null where owner = $1;
+
+-- name: partition counts
+select topic, partitions from microflow.partition_counts where topic = any($1::text[]);
+
+-- name: remember partition counts
+insert into microflow.partition_counts (topic, partitions)
+select * from unnest($1::text[], $2::integer[]) as found (topic, partitions) order by topic
+on conflict (topic) do nothing;
+
+-- name: switch
+insert into microflow.partition_counts (topic, partitions) values ($1, $2)
+on conflict (topic) do update set partitions = excluded.partitions;
+
+-- name: pending of topic
+select count(*) from microflow.outbox where topic = $1;
+
+-- name: new version of every registry
+update microflow.registries set version = version + 1;

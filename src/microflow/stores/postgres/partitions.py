@@ -1,0 +1,63 @@
+"""Who owns which partition, and how far each has been committed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from microflow.ports import Ownership, TopicPartition
+from microflow.stores.postgres.errors import translated
+from microflow.stores.postgres.locks import ALONE, BEGIN_ALONE, PARTITION, lock
+from microflow.stores.postgres.names import PARTITIONS as SQL
+from microflow.stores.postgres.names import Names
+from microflow.stores.postgres.session import Row, Session
+from microflow.stores.postgres.sessions import Sessions
+
+
+class PostgresPartitions:
+    """`microflow.ports.Partitions`."""
+
+    def __init__(self, sessions: Sessions, names: Names) -> None:
+        self._sessions = sessions
+        self._names = names
+
+    async def take(self, partitions: Collection[TopicPartition], *, owner: str) -> Mapping[TopicPartition, Ownership]:
+        numbers = await self._names.partitions(partitions)
+        wanted = {numbers[partition]: partition for partition in partitions}
+        if not wanted:
+            return {}
+        async with self._sessions.session() as session:
+            with translated():
+                # Waits for the transactions under the old epochs, and then sees what they have committed.
+                await session.script(f"{BEGIN_ALONE}; {lock(ALONE, PARTITION, wanted)}")
+                rows = await session.fetch(SQL["take"], list(wanted), owner)
+                await session.script("commit")
+        return {wanted[row["id"]]: _ownership(row) for row in rows}
+
+    async def release(
+        self, epochs: Mapping[TopicPartition, int], *, careful_until: Mapping[TopicPartition, int]
+    ) -> None:
+        numbers = await self._names.partitions(epochs)
+        offsets = [careful_until.get(partition) for partition in epochs]
+        await self._sessions.fetch(SQL["release"], [numbers[each] for each in epochs], list(epochs.values()), offsets)
+
+    async def watermarks(self) -> Mapping[TopicPartition, int]:
+        rows = await self._sessions.fetch(SQL["watermarks"], self._names.service)
+        return {TopicPartition(row["topic"], row["number"]): row["watermark"] for row in rows}
+
+
+def _ownership(row: Row) -> Ownership:
+    careful_until: int | None = row["careful_until"]
+    clean = row["released"] and careful_until is None
+    return Ownership(row["epoch"], row["watermark"], clean, careful_until)
+
+
+def fence_query(epochs: Mapping[int, int]) -> str:
+    """What finds a row for each epoch that holds, by the partitions' numbers."""
+    pairs = ",".join(f"({number},{epoch})" for number, epoch in epochs.items())
+    return f"select 1 from microflow.partitions where (id, epoch) in ({pairs})"
+
+
+async def lost(session: Session, epochs: Mapping[int, int]) -> Collection[int]:
+    """The numbers of the partitions whose epoch is over."""
+    current = {row["id"]: row["epoch"] for row in await session.fetch(SQL["epochs"], list(epochs))}
+    return [number for number, epoch in epochs.items() if current.get(number) != epoch]
