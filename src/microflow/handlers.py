@@ -123,7 +123,7 @@ def _topic(topic: Any, where: str) -> str | None:
 
 
 def _name(name: Any, where: str) -> str | None:
-    if name is None or (isinstance(name, str) and _NAME.fullmatch(name)):
+    if name is None or (isinstance(name, str) and is_name(name)):
         return name
     raise DefinitionError(
         f"name={name!r} is no name for a handler.",
@@ -134,6 +134,11 @@ def _name(name: Any, where: str) -> str | None:
 
 
 _NAME = re.compile(r"[\w.-]{1,100}")
+
+
+def is_name(name: str) -> bool:
+    """Whether a text can be a handler's name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _deadline(deadline: Any, where: str) -> timedelta | None:

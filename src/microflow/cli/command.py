@@ -41,6 +41,9 @@ VERBS = {
     "topics": Verb("microflow.cli.topics:topics", "Plan and make the topics that services need."),
     "db": Verb("microflow.cli.db:db", "Migrate databases, or show what would be."),
     "doctor": Verb("microflow.cli.doctor:doctor", "Look at everything that services need, and say what to do."),
+    "handlers": Verb(
+        "microflow.cli.handlers:handlers", "List the handlers of services; say that one was renamed or removed."
+    ),
     "relay": Verb("microflow.cli.relay:relay", "Publish the outbox of a program that is no service."),
 }
 

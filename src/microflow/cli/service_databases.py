@@ -26,7 +26,7 @@ def services_meant(target: str | None, service: str | None, *, database: str | N
         names = [service]
     elif settings.database is not None:
         raise TargetError(
-            "Whose dead letters?", why="The database may be that of several services.", fix="Add --service NAME"
+            "Of which service?", why="The database may be that of several services.", fix="Add --service NAME"
         )
     else:
         names = known_services(settings)
@@ -34,7 +34,7 @@ def services_meant(target: str | None, service: str | None, *, database: str | N
             raise TargetError(
                 "No service has a database here.",
                 why=f"They are looked for in {settings.folder}.",
-                fix="microflow dead-letters list --database sqlite:///PATH --service NAME",
+                fix="Name both: --database sqlite:///PATH --service NAME",
             )
     for name in names:
         _check_there(name, settings)

@@ -79,8 +79,8 @@ DeadLetterState: TypeAlias = Literal["dead", "redriving", "done"]
 class DeadLetter:
     """An event that no attempt will help, with all its bytes. `id` is the store's, 0 before it is stored.
 
-    `reason` is one of `decode`, `contract`, `rejected`, `exhausted`, `crashed`; `error` the exception's class and text;
-    `trace` the user's frames. `handler` is "" when the record never reached one.
+    `reason` is one of `decode`, `contract`, `rejected`, `exhausted`, `crashed`, `retired`; `error` the exception's
+    class and text; `trace` the user's frames. `handler` is "" when the record never reached one.
     """
 
     claim: ClaimKey

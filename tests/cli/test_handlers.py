@@ -1,0 +1,108 @@
+"""`microflow handlers`: one was renamed or removed while events wait for it, from the start that this stops."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.projects import SERVICE, Project
+
+WAITS = SERVICE.replace("Retry.never()", "Retry(attempts=3)")
+RENAMED = SERVICE.replace("take_payment", "take_payments").replace("> 100", "> 1_000_000")
+REMOVED = SERVICE.replace("take_payment", "send_bill")
+
+
+@pytest.fixture
+def waiting(project: Project) -> Project:
+    """A project whose service has an event that waits for another attempt, and was stopped."""
+    project.write("payments.py", WAITS)
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    project.json_lines("emit", "OrderAccepted", "order_id=o-1", "total=101", "--app", "payments.py")
+    service.until(service.reports)
+    service.stop()
+    return project
+
+
+def test_handlers_are_listed_with_what_triggers_them_and_what_waits_for_them(waiting: Project) -> None:
+    [handler] = waiting.json_lines("handlers", "list")
+    lines = waiting.run("handlers", "list").stdout.splitlines()
+
+    assert handler.pop("since").endswith("Z")
+    assert handler == {
+        "service": "payments",
+        "handler": "take_payment",
+        "triggers": [{"type": "OrderAccepted", "topic": "OrderAccepted", "since": {}}],
+        "waiting": 1,
+        "processes": [],
+    }
+    assert lines[0].startswith("take_payment  OrderAccepted  since 2")
+    assert lines[0].endswith("1 event waits  in no process")
+    assert (
+        lines[1]
+        == "Nobody has take_payment. If it is gone for good:  microflow handlers retire take_payment --service payments"
+    )
+
+
+def test_a_running_process_is_shown_and_its_handlers_are_not_changed(waiting: Project) -> None:
+    service = waiting.start("run", "payments.py")
+    service.until_ready()
+
+    assert waiting.run("handlers", "list").stdout.splitlines()[0].endswith("in 1 process")
+    refused = waiting.run("handlers", "rename", "take_payment", "charge")
+    assert refused.returncode == 1
+    assert "The handler take_payment is at work in " in refused.stderr
+
+
+def test_a_renamed_handler_stops_the_start_until_it_was_said_and_then_goes_on(waiting: Project) -> None:
+    """Rule 12, from the error to the line that was typed as it says."""
+    waiting.write("payments.py", RENAMED)
+    stopped = waiting.run("run", "payments.py")
+    assert stopped.returncode == 2
+    assert "1 event waits for the handler take_payment of payments, which no process has any more." in stopped.stderr
+    typed = next(line for line in stopped.stderr.splitlines() if "handlers rename" in line).split()
+    assert typed == ["microflow", "handlers", "rename", "take_payment", "take_payments", "--service", "payments"]
+
+    renamed = waiting.run(*typed[1:])
+    assert renamed.stdout == (
+        "The handler take_payment of payments is called take_payments now, and 1 event waits for it.\n"
+    )
+    service = waiting.start("run", "payments.py")
+    service.until(service.reports)
+
+    assert [(each["handler"], each["outcome"], each["attempt"]) for each in service.reports()] == [
+        ("take_payments", "done", 2)
+    ]
+
+
+def test_a_removed_handler_is_retired_and_nothing_is_lost(waiting: Project) -> None:
+    """Rule 12: only with --yes, and what waited is a dead letter."""
+    waiting.write("payments.py", REMOVED)
+    assert waiting.run("run", "payments.py").returncode == 2
+
+    asked = waiting.run("handlers", "retire", "take_payment")
+    assert "1 event that now waits for it would become a dead letter. Nothing was done." in asked.stdout
+    done = waiting.run("handlers", "retire", "take_payment", "--yes")
+    assert done.returncode == 0, done.stderr
+    [letter] = waiting.json_lines("dead-letters", "list")
+    assert (letter["handler"], letter["reason"], letter["attempts"]) == ("take_payment", "retired", 1)
+
+    service = waiting.start("run", "payments.py")
+    service.until_ready()
+    assert [each["handler"] for each in waiting.json_lines("handlers", "list")] == ["send_bill"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["retire", "take_paymnet"], "Did you mean take_payment?", 2),
+        (["rename", "take_payment", "a b"], "'a b' is no name for a handler.", 2),
+        (["rename", "take_payment", "take_payment"], "take_payment and take_payment are one name.", 2),
+        (["list", "--service", "paymnets"], "Did you mean --service payments?", 2),
+        (["list", "--database", "sqlite:///x.db"], "Add --service NAME", 2),
+    ],
+)
+def test_what_cannot_be_done_is_told(waiting: Project, arguments: list[str], said: str, code: int) -> None:
+    ended = waiting.run("handlers", *arguments)
+
+    assert said in ended.stderr
+    assert ended.returncode == code
