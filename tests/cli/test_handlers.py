@@ -6,7 +6,9 @@ import pytest
 
 from tests.cli.projects import SERVICE, Project
 
-WAITS = SERVICE.replace("Retry.never()", "Retry(attempts=3)")
+WAITS = "from datetime import timedelta\n" + SERVICE.replace(
+    "Retry.never()", "Retry(attempts=3, first_delay=timedelta(seconds=5))"
+)
 RENAMED = SERVICE.replace("take_payment", "take_payments").replace("> 100", "> 1_000_000")
 REMOVED = SERVICE.replace("take_payment", "send_bill")
 
