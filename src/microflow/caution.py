@@ -249,7 +249,7 @@ class Caution:
             crashes = self._crashes.get(mark, 0)
             if epoch is None or (crashes < MOST_CRASHES and not await self._mark(mark, epoch)):
                 return
-            if mark.home not in self._windows:  # taken away meanwhile
+            if assignment.epoch(mark.home) != epoch or mark.home not in self._windows:  # taken away meanwhile
                 return
             executions = take_in()
             for execution in executions:
@@ -279,7 +279,7 @@ class Caution:
         try:
             await runtime.outages.insist(lambda: runtime.store.suspects.mark(mark, epoch=epoch))
         except Fenced:
-            runtime.assignment.lose([mark.home])
+            self._lose(mark.home, epoch)
             return False
         return True
 
@@ -298,10 +298,14 @@ class Caution:
         try:
             await runtime.outages.insist(settle)
         except Fenced:
-            runtime.assignment.lose([home])
+            self._lose(home, epoch)
         else:
             if watermark is not None:
                 runtime.watermarks.stored({home: watermark})
+
+    def _lose(self, home: TopicPartition, epoch: int) -> None:
+        if self._runtime.assignment.epoch(home) == epoch:  # it may have come back meanwhile, under a newer one
+            self._runtime.assignment.lose([home])
 
 
 def _place(record: Record) -> tuple[str, int, int]:

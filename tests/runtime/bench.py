@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from microflow.caution import Turn
 from microflow.envelopes import Sealed, seal_root
 from microflow.events import Message
 from microflow.faults import Reach, pass_by
@@ -108,6 +109,7 @@ class Bench:
         transport: Callable[[LocalTransport], Transport] | None = None,
         dependencies: Mapping[Any, Any] | None = None,
         reach: Reach = pass_by,
+        turn: Turn | None = None,
         definition: Definition | None = None,
         migrations: Sequence[Migration] = (EFFECTS,),
         **keywords: Any,
@@ -129,6 +131,7 @@ class Bench:
                 observe=process.reports.append,
                 reach=reach,
                 dependencies=dependencies,
+                turn=turn or Turn(),
             ),
             migrations=migrations,
         )

@@ -52,7 +52,7 @@ class Moments:
 
 
 class DisturbedStore:
-    """A store with `moments`: begin, fence, claim, write, commit, committed, probe, and ROOM.METHOD."""
+    """A store with `moments`: begin, fence, claim, write, commit, committed, probe, ROOM.METHOD, after ROOM.METHOD."""
 
     def __init__(self, store: SqliteStore, moments: Moments, *, lanes: int = 1) -> None:
         self._store = store
@@ -76,7 +76,7 @@ class DisturbedStore:
         await self._moments.reach("committed")
 
 
-ROOMS = {"partitions", "inbox", "parking", "dead_letters", "outbox", "handlers"}
+ROOMS = {"partitions", "suspects", "inbox", "parking", "dead_letters", "outbox", "handlers"}
 
 
 class _Room:
@@ -92,7 +92,9 @@ class _Room:
 
         async def call(*args: Any, **keywords: Any) -> Any:
             await self._moments.reach(f"{self._name}.{method}")
-            return await found(*args, **keywords)
+            answer = await found(*args, **keywords)
+            await self._moments.reach(f"after {self._name}.{method}")
+            return answer
 
         return call
 
