@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 import sqlite3
 from collections.abc import AsyncIterator
@@ -199,7 +200,8 @@ async def published(store: Store) -> list[Record]:
     records: list[Record] = []
     log = LocalTransport.open(Path("log.db"), clock=SystemClock(), memory=True)
     try:
-        relay = Relay(store.outbox, RecordedTransport(log, records.append), clock=SystemClock(), owner="test")
+        transport = RecordedTransport(log, records.append)
+        relay = Relay(store.outbox, transport, clock=SystemClock(), owner="test", chance=random.random)
         await relay.publish_pending()
         await relay.release()
     finally:

@@ -27,7 +27,8 @@ class Settled:
     failed: list[Execution] = field(default_factory=list)
     reset: list[Execution] = field(default_factory=list)
     unwanted: list[Execution] = field(default_factory=list)
-    has_outbox: bool = False
+    leaves_outbox: bool = False
+    """Whether something was emitted that a scan has to find."""
 
 
 class _HandlerFailed(Exception):
@@ -109,34 +110,49 @@ class AtomicStep:
             cleared=[each.mark for each in ended if each.mark is not None],
         )
         inside: dict[Execution, Succeeded] = {}
-        async with runtime.store.transaction() as transaction:
-            epochs = runtime.assignment.epochs({each.delivery.source for each in part})
-            await transaction.fence(epochs, registry=version, keys=_emitted_keys(part))
-            runtime.reach("before claim")
-            granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
-            runtime.reach("after claim")
-            live = [each for each, is_ours in zip(part, granted, strict=True) if is_ours]
-            for execution in sorted(live, key=lambda each: each.sequence):
-                if isinstance(execution.outcome, Succeeded):
-                    await self._write(transaction, execution, execution.outcome.writes)
-            for execution in live:
-                if isinstance(execution.outcome, Inside):
-                    inside[execution] = await self._run_inside(transaction, execution)
-            for execution in live:
-                self._collect(changes, execution, inside.get(execution))
-            runtime.reach("before outbox")
-            await transaction.write(changes)
-            runtime.reach("after outbox")
-            runtime.reach("before commit")
-        runtime.reach("after commit")
+        with runtime.outgoing.handing_over(version=version) as hand_over:
+            async with runtime.store.transaction() as transaction:
+                granted = await self._fill(transaction, part, changes, inside, version=version)
+                runtime.reach("before outbox")
+                hand_over.take(changes.outbox, await transaction.write(changes))
+                runtime.reach("after outbox")
+                runtime.reach("before commit")
+            runtime.reach("after commit")
         for execution, outcome in inside.items():
             execution.outcome = outcome
         runtime.watermarks.stored(changes.watermarks)
         for delivery in ended:
             delivery.mark = None
-        settled.committed.extend(live)
+        settled.committed.extend(each for each, is_ours in zip(part, granted, strict=True) if is_ours)
         settled.duplicates.extend(each for each, is_ours in zip(part, granted, strict=True) if not is_ours)
-        settled.has_outbox = settled.has_outbox or bool(changes.outbox)
+        settled.leaves_outbox = settled.leaves_outbox or hand_over.leaves_some
+
+    async def _fill(
+        self,
+        transaction: Transaction,
+        part: Sequence[Execution],
+        changes: Changes,
+        inside: dict[Execution, Succeeded],
+        *,
+        version: int,
+    ) -> Sequence[bool]:
+        """Do in a transaction all but its last write, which gets what `changes` collects; return who was granted."""
+        runtime = self._runtime
+        epochs = runtime.assignment.epochs({each.delivery.source for each in part})
+        await transaction.fence(epochs, registry=version, keys=_emitted_keys(part))
+        runtime.reach("before claim")
+        granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
+        runtime.reach("after claim")
+        live = [each for each, is_ours in zip(part, granted, strict=True) if is_ours]
+        for execution in sorted(live, key=lambda each: each.sequence):
+            if isinstance(execution.outcome, Succeeded):
+                await self._write(transaction, execution, execution.outcome.writes)
+        for execution in live:
+            if isinstance(execution.outcome, Inside):
+                inside[execution] = await self._run_inside(transaction, execution)
+        for execution in live:
+            self._collect(changes, execution, inside.get(execution))
+        return granted
 
     async def _write(self, transaction: Transaction, execution: Execution, writes: Iterable[Write]) -> None:
         for write in writes:
@@ -185,8 +201,11 @@ class AtomicStep:
     def _collect(self, changes: Changes, execution: Execution, inside: Succeeded | None) -> None:
         match inside or execution.outcome:
             case Succeeded(sealed=sealed):
-                now = self._runtime.clock.now()
-                changes.outbox.extend(OutboxRow(each.topic, each.key, each.value, each.headers, now) for each in sealed)
+                now, publisher_of = self._runtime.clock.now(), self._runtime.outgoing.publisher_of
+                for each in sealed:
+                    publisher = publisher_of(each.topic, each.key, each.headers)
+                    row = OutboxRow(each.topic, each.key, each.value, each.headers, now, publisher=publisher)
+                    changes.outbox.append(row)
             case Postponed():
                 changes.parked.append(parked_row(execution))
             case Failed(due=None) as failed:

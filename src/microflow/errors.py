@@ -24,6 +24,7 @@ MicroflowError
 └── TransportError           the log said no
     ├── LogUnreachable       … nothing: nobody answers at its address; somebody may, soon
     ├── LogGone              … and will not be there again: it was deleted
+    ├── TopicRefused         … because this topic is missing, or may not be written; others may be well
     └── RecordTooLarge       … and will never take this record
 """
 
@@ -194,6 +195,10 @@ class LogUnreachable(TransportError):
 
 class LogGone(TransportError):
     """The log was deleted, or replaced by another one, while it was open: what is published now is lost."""
+
+
+class TopicRefused(TransportError):
+    """The log does not have this topic, or does not let us write to it. Other topics may be well."""
 
 
 class RecordTooLarge(TransportError):

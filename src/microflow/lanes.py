@@ -32,7 +32,8 @@ NO_TIME = timedelta(0)
 class Lane:
     """One queue of keys over all topics and partitions, with one transaction at a time.
 
-    `committed` is called after each transaction, `parked` when it changed the parked rows, `emitted` the outbox.
+    `committed` is called after each transaction, `parked` when it changed the parked rows, `emitted` when it left
+    something in the outbox that was not handed over.
     """
 
     def __init__(
@@ -295,7 +296,7 @@ class Lane:
             if execution not in concluded:  # its partition is another process's now
                 execution.orphan = True
         self._committed()
-        if settled.has_outbox:
+        if settled.leaves_outbox:
             self._emitted()
         if any(
             execution.parked is not None or isinstance(execution.outcome, Failed | Postponed) for execution in concluded

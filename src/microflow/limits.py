@@ -9,14 +9,15 @@ from datetime import timedelta
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """`deadline`: the longest an execution may take, unless its handler says otherwise; `connection_deadline`: the
-    longest a handler may hold the transaction open; `foreign_wait`: how long it may wait for somebody else before
-    that is logged; `max_emitted`: events that one execution may emit; `concurrency`: executions that run at once in
-    a lane; `batch`: executions in one transaction; `fetch`: records taken at once, and `fetch_wait` how long to
-    wait for one; `in_flight`: records read and not yet committed, over all partitions; `window`: how far a
-    partition may be read beyond its watermark; `resumed`: parked events in hand at once; `relay_batch`: outbox rows
-    published at once; `heartbeat`: how often a process says that it lives; `careful_for`: how long events are handled
-    one at a time after a process has died; `inbox_retention` and `dead_letter_retention`: how long a finished claim
-    and a dead letter are kept.
+    longest a handler may hold the transaction open; `foreign_wait`: how long it may wait for somebody else before that
+    is logged; `max_emitted`: events that one execution may emit; `concurrency`: executions that run at once in a lane;
+    `batch`: executions in one transaction; `fetch`: records taken at once, and `fetch_wait` how long to wait for
+    one; `in_flight`: records read and not yet committed, over all partitions; `window`: how far a partition may be
+    read beyond its watermark; `resumed`: parked events in hand at once; `relay_batch`: outbox rows published at
+    once, and `relay_in_hand` at most on their way; `from_memory`: whether what was just committed is published
+    without a look at the outbox; `heartbeat`: how often a process says that it lives; `careful_for`: how long events
+    are handled one at a time after a process has died; `inbox_retention` and `dead_letter_retention`: how long a
+    finished claim and a dead letter are kept.
     """
 
     deadline: timedelta = timedelta(seconds=60)
@@ -31,6 +32,8 @@ class Limits:
     window: int = 10_000
     resumed: int = 100
     relay_batch: int = 500
+    relay_in_hand: int = 2_000
+    from_memory: bool = True
     heartbeat: timedelta = timedelta(seconds=10)
     careful_for: timedelta = timedelta(seconds=30)
     inbox_retention: timedelta = timedelta(days=7)

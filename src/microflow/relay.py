@@ -3,29 +3,57 @@
 A relay publishes a row only after every earlier row of its key was acknowledged, or was sent before it on the same
 ordered stream. So the first time a row appears in the log, its predecessor is there already, however many relays
 run and whichever of them were paused; repetitions are absorbed by the inboxes of those who read.
+
+What a process has just committed it publishes from memory (`outgoing`), where the store has seen that nobody else has
+the key in hand. The scan is for all the rest: what others have appended, what has failed, what a crash has left.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+from microflow.destinations import FIRST_WAIT, LONGEST_WAIT, Destinations
 from microflow.errors import LogGone, StoreError, StoreGone, TransportError
 from microflow.faults import Reach, pass_by
-from microflow.partitioner import Partitioner
-from microflow.ports import Clock, Outbox, OutboxRow, Record, Topic, TopicPartition, Transport
+from microflow.outgoing import Outgoing
+from microflow.ports import Clock, OrderingKey, Outbox, OutboxRow, Transport
 from microflow.signals import Signal
 
 logger = logging.getLogger("microflow.relay")
 
 LEASE = timedelta(seconds=2)
-FIRST_WAIT = timedelta(milliseconds=50)
-LONGEST_WAIT = timedelta(seconds=5)
+LEFT_TO_PUBLISHERS = timedelta(seconds=2)
+"""How long, after a row was made, others leave it to the process that has it in memory."""
+LONGEST_SCAN = timedelta(seconds=1)
+FIRST_LOOK = timedelta(milliseconds=5)
+LONGEST_LOOK = timedelta(milliseconds=160)
+"""How soon to look again for rows behind some that another process has in memory: usually it is done by then."""
+NOW = timedelta(0)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a scan has found: how many rows it took, the keys that it leaves to those who have them in memory, whether
+    other rows wait behind these, and when to look again."""
+
+    taken: int = 0
+    is_behind: bool = False
+    left: set[OrderingKey] = field(default_factory=set)
+    again: timedelta | None = None
+
+    def look_again(self, wait: timedelta | None) -> None:
+        if wait is not None:
+            self.again = wait if self.again is None else min(self.again, wait)
 
 
 class Relay:
-    """Publishes the outbox of one database. Several may run, in any processes: one at a time holds the lease."""
+    """Publishes the outbox of one database. Several may run, in any processes: each scans the shards that it holds.
+
+    With `from_memory` its `outgoing` also takes what an atomic step of this process has just committed.
+    """
 
     def __init__(
         self,
@@ -34,32 +62,56 @@ class Relay:
         *,
         clock: Clock,
         owner: str,
+        chance: Callable[[], float],
         batch: int = 500,
+        in_hand: int = 2_000,
+        from_memory: bool = False,
         reach: Reach = pass_by,
     ) -> None:
         self._outbox = outbox
-        self._transport = transport
         self._clock = clock
         self._owner = owner
         self._batch = batch
-        self._reach = reach
-        self._partitioner = Partitioner()
-        self._topics: dict[str, Topic] = {}
-        self._missing: set[str] = set()
         self._signal = Signal(clock)
+        self._destinations = Destinations(outbox, transport, clock=clock, wake=self._signal.set)
+        self.outgoing = Outgoing(
+            outbox,
+            transport,
+            self._destinations,
+            clock=clock,
+            owner=owner,
+            chance=chance,
+            batch=batch,
+            most=in_hand,
+            from_memory=from_memory,
+            wake=self._signal.set,
+            reach=reach,
+        )
         self._lease_ends = clock.now() - LEASE
-        self.published = 0
         self._shards: frozenset[int] = frozenset()
+        self._scans = 0
+        self._found = _Found()
+        self._longest_scan = LONGEST_SCAN
+        self._look = FIRST_LOOK
         self.stands_by = False
         """Whether others hold the leases of all shards."""
 
-    async def has_pending(self) -> bool:
-        """Whether rows wait that are this relay's to publish, as far as it knows. Raises StoreError."""
-        return not self.stands_by and bool(await self._outbox.pending(after=-1, limit=1, shards=self._shards or None))
+    @property
+    def published(self) -> int:
+        """How many records the log has acknowledged, repetitions included."""
+        return self.outgoing.published
 
     def wake(self) -> None:
-        """Rows were committed: publish them now."""
+        """Rows were committed that somebody has to find: scan now."""
         self._signal.set()
+
+    async def learn(self, topics: Collection[str], *, version: int) -> None:
+        """Get to know topics before the first row goes there, as they are under a version of the registry.
+
+        Raises TransportError and StoreError.
+        """
+        self._destinations.known_as_of(version)
+        await self._destinations.learn(topics)
 
     async def watch(self) -> None:
         """Be woken by commits of others, until cancelled."""
@@ -78,52 +130,125 @@ class Relay:
         Raises StoreGone and LogGone for one that was deleted.
         """
         wait = FIRST_WAIT
-        while True:
-            try:
-                again = await self.publish_pending()
-                nothing_failed = again is None or self.stands_by
-            except (StoreGone, LogGone):
-                raise
-            except (StoreError, TransportError) as error:
-                logger.warning("the outbox waits: %s", error)
-                again, nothing_failed = wait, False
-            if nothing_failed:
-                wait = FIRST_WAIT
-            else:
-                again, wait = max(again or wait, wait), min(wait * 2, LONGEST_WAIT)
-            await self._signal.wait(at_most=again)
+        try:
+            while True:
+                try:
+                    again = await self._scan()
+                    wait = FIRST_WAIT
+                except (StoreGone, LogGone):
+                    raise
+                except (StoreError, TransportError) as error:
+                    logger.warning("the outbox waits: %s", error)
+                    again, wait = wait, min(wait * 2, LONGEST_WAIT)
+                await self._signal.wait(at_most=again)
+        finally:
+            await self.outgoing.close()
 
     async def publish_pending(self) -> timedelta | None:
         """Publish what is there, as far as it can be; return when to try again, or None if nothing is left.
 
         Raises StoreError and TransportError; rows that were not acknowledged stay.
         """
-        after = -1
-        stopped: set[TopicPartition] = set()
-        while rows := await self._outbox.pending(after=after, limit=self._batch, shards=self._shards or None):
-            held = self._shards
-            if not await self._hold_lease():
-                return LEASE / 3
-            if self._shards != held and len(self._shards) < self._outbox.shards:
-                continue  # some of these rows are others' to publish
-            after = rows[-1].position
-            await self._publish(rows, stopped)
-            if len(rows) < self._batch:
-                break
-        if stopped:
-            return FIRST_WAIT
-        if len(self._shards) < self._outbox.shards and await self._outbox.pending(after=-1, limit=1):
-            return LEASE / 3  # if those who hold the other shards are gone, they will be ours
-        return None
+        while True:
+            self._signal.clear()
+            again = await self._scan()
+            await self.outgoing.settled()
+            if again != NOW and not self._signal.is_set:
+                return again
+
+    async def flush(self) -> bool:
+        """Return once everything is published that can be, and whether that is everything of ours.
+
+        What waits for a partition that fails is waited for, what waits for a missing topic or a record that is too
+        large is not: that may take for ever. Whoever stops publishing calls it last, while `run` runs.
+        """
+        while True:
+            before = self._scans
+            self.wake()
+            while self._scans == before:
+                await self._clock.sleep(timedelta(milliseconds=5))
+            if not self.outgoing.in_hand and self._found.again != NOW and not self._destinations.is_hopeful:
+                return not self._destinations.waiting
 
     async def release(self) -> None:
-        """Let another relay begin at once."""
+        """Let other relays begin at once."""
         now = self._clock.now()
         if self._lease_ends > now:
             self._lease_ends = now
             await self._outbox.lease(owner=self._owner, now=now, until=now)
 
-    async def _hold_lease(self) -> bool:
+    # ── a scan ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _scan(self) -> timedelta | None:
+        """Put into the queues what waits and is ours; return when to look again, None if nobody knows."""
+        if self.outgoing.failure is not None:
+            raise self.outgoing.failure
+        several = self._outbox.shards > 1
+        found = _Found()
+        if not several or await self._hold_leases():
+            self.outgoing.begin_scan()
+            self._destinations.begin_scan(self.outgoing.in_hand)
+            try:
+                await self._read(self._shards if several else None, found)
+            finally:
+                self.outgoing.end_scan()
+            found.look_again(self._destinations.next_try())
+        if found.is_behind:
+            found.look_again(self._look)
+        self._look = min(self._look * 2, LONGEST_LOOK) if found.is_behind and not found.taken else FIRST_LOOK
+        if several:
+            found.look_again(LEASE / 3)  # to keep our shards, and to take those whose owner is gone
+        self._found = found
+        self._scans += 1
+        return found.again
+
+    async def _read(self, shards: frozenset[int] | None, found: _Found) -> None:
+        ends = self._clock.monotonic() + self._longest_scan
+        async with self._outbox.scan(page=self._batch, shards=shards, publisher=self.outgoing.publisher) as pages:
+            async for rows in pages:
+                if not await self._hold_leases():
+                    found.look_again(LEASE / 3)  # if those who publish are gone, the rows will be ours
+                    return
+                if shards is not None and not shards <= self._shards:
+                    found.look_again(NOW)  # some of these rows are others' to publish
+                    return
+                await self._destinations.learn({row.topic for row in rows})
+                for row in rows:
+                    self._offer(row, found)
+                self.outgoing.flush()
+                if not await self.outgoing.has_room(wait=ends - self._clock.monotonic()):
+                    return  # it wakes us
+                if self._clock.monotonic() >= ends:
+                    # As of a moment that is too long ago. What does not move must not be all that is ever seen.
+                    self._longest_scan = LONGEST_SCAN if found.taken else self._longest_scan * 2
+                    found.look_again(NOW)
+                    return
+        self._longest_scan = LONGEST_SCAN
+        self._destinations.end_scan()
+
+    def _offer(self, row: OutboxRow, found: _Found) -> None:
+        if self.outgoing.has(row):
+            return
+        key = None if row.key is None else OrderingKey(row.topic, row.key)
+        if key in found.left:
+            found.is_behind = True
+            return
+        age = self._clock.now() - row.created_at
+        # One of the future is from before the clock was set back.
+        if self._is_anothers(row) and -LEFT_TO_PUBLISHERS < age < LEFT_TO_PUBLISHERS:
+            found.look_again(LEFT_TO_PUBLISHERS - age)
+            if key is not None:
+                found.left.add(key)
+            return
+        partition = self._destinations.take(row)
+        if partition is not None:
+            self.outgoing.offer(row, partition)
+            found.taken += 1
+
+    def _is_anothers(self, row: OutboxRow) -> bool:
+        return row.publisher is not None and not self.outgoing.is_mine(row.publisher)
+
+    async def _hold_leases(self) -> bool:
         now = self._clock.now()
         if self._lease_ends - now < LEASE * 2 / 3:
             self._shards = await self._outbox.lease(owner=self._owner, now=now, until=now + LEASE)
@@ -132,52 +257,3 @@ class Relay:
                 return False
             self._lease_ends = now + LEASE
         return True
-
-    async def _publish(self, rows: Sequence[OutboxRow], stopped: set[TopicPartition]) -> None:
-        """Publish rows in order, passing over partitions at which something failed before: order is per partition."""
-        await self._learn_topics({row.topic for row in rows})
-        sent: list[OutboxRow] = []
-        records: list[Record] = []
-        for row in rows:
-            partition = self._partition_of(row)
-            if partition not in stopped and row.topic in self._topics:
-                sent.append(row)
-                records.append(Record(row.topic, partition.partition, row.key, row.value, row.headers))
-            elif row.topic not in self._topics:
-                stopped.add(partition)
-        if not sent:
-            return
-        self._reach("before publish")
-        errors = await self._transport.publish(records)
-        self._reach("after publish")
-        acknowledged = []
-        for row, record, error in zip(sent, records, errors, strict=True):
-            if error is None:
-                acknowledged.append(row.position)
-            elif isinstance(error, LogGone):
-                raise error
-            elif record.source not in stopped:
-                stopped.add(record.source)
-                logger.warning("%s[%d] does not take an event: %s", record.topic, record.partition, error)
-        self.published += len(acknowledged)
-        self._reach("before delete")
-        await self._outbox.delete(acknowledged)
-        self._reach("after delete")
-
-    async def _learn_topics(self, names: set[str]) -> None:
-        unknown = names - self._topics.keys()
-        if not unknown:
-            return
-        missing = await self._transport.topics.ensure(unknown)
-        for name in missing - self._missing:
-            logger.warning("the topic %s does not exist; its events wait in the outbox", name)
-        self._missing = set(missing)
-        self._topics.update(await self._transport.topics.describe(unknown - missing))
-
-    def _partition_of(self, row: OutboxRow) -> TopicPartition:
-        topic = self._topics.get(row.topic)
-        if topic is None:
-            return TopicPartition(row.topic, 0)
-        # A record without a key has no order to keep: its id spreads it.
-        spread = row.key if row.key is not None else dict(row.headers).get("ce_id", b"")
-        return TopicPartition(row.topic, self._partitioner.partition(spread, partitions=topic.partitions))

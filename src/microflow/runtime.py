@@ -12,6 +12,7 @@ from microflow.execution import Executor
 from microflow.faults import Reach
 from microflow.limits import Limits
 from microflow.outages import Outages
+from microflow.outgoing import Outgoing
 from microflow.ownership import Assignment
 from microflow.ports import Clock, Store
 from microflow.registration import Registration
@@ -34,6 +35,7 @@ class Runtime:
     watermarks: Watermarks
     deadlines: Deadlines
     outages: Outages
+    outgoing: Outgoing
     registration: Registration
     observe: Observe
     reach: Reach

@@ -18,6 +18,14 @@ class Signal:
     def set(self) -> None:
         self._event.set()
 
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def clear(self) -> None:
+        """Forget that it was set."""
+        self._event.clear()
+
     async def wait(self, *, at_most: timedelta | None = None) -> None:
         """Return once the signal is set, or after `at_most`."""
         if at_most is not None and not self._event.is_set():

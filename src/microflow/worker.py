@@ -113,6 +113,7 @@ class Worker:
         await self._registration.enlist()
         await self._ensure_topics()
         runtime = self._assemble(await self._provide())
+        await self._relay.learn(set(definition.emitted.values()), version=self._registration.version)
         self._begin(runtime.deadlines.run(), "deadlines")
         for lane in self._lanes:
             self._begin(lane.run(), "lane")
@@ -222,6 +223,17 @@ class Worker:
     def _assemble(self, provided: Mapping[Any, Any]) -> Runtime:
         given = self._surroundings
         self._watermarks = Watermarks()
+        self._relay = Relay(
+            given.store.outbox,
+            given.transport,
+            clock=given.clock,
+            owner=given.owner,
+            chance=given.chance,
+            batch=given.limits.relay_batch,
+            in_hand=given.limits.relay_in_hand,
+            from_memory=given.limits.from_memory,
+            reach=given.reach,
+        )
         runtime = Runtime(
             definition=self.definition,
             store=given.store,
@@ -240,15 +252,8 @@ class Worker:
             deadlines=Deadlines(given.clock),
             outages=self._outages,
             registration=self._registration,
+            outgoing=self._relay.outgoing,
             observe=given.observe,
-            reach=given.reach,
-        )
-        self._relay = Relay(
-            given.store.outbox,
-            given.transport,
-            clock=given.clock,
-            owner=given.owner,
-            batch=given.limits.relay_batch,
             reach=given.reach,
         )
         self._lanes = [
@@ -395,11 +400,9 @@ class Worker:
             await self._registration.leave()  # first: those who get our partitions know what nobody has any more
             await self._housekeeping.store_watermarks_now()
             await self._intake.stop()
-            self._relay.wake()
-            while waits := await self._relay.has_pending():
-                await self._surroundings.clock.sleep(timedelta(milliseconds=5))
+            everything = await self._relay.flush()
             await self._relay.release()
-            self._said_everything = not waits
+            self._said_everything = everything
         except (StoreError, TransportError) as error:
             logger.warning("%s stops without its last words: %s", self.definition.name, error)
 

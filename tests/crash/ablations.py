@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
-from microflow import worker
 from microflow.errors import TransportError
 from microflow.intake import Intake
 from microflow.lanes import Lane
+from microflow.outgoing import Outgoing
 from microflow.ports import (
     Appended,
     Changes,
@@ -24,7 +24,6 @@ from microflow.ports import (
     Transaction,
     Transport,
 )
-from microflow.relay import Relay
 from microflow.stores.sqlite import inbox, partitions
 from microflow.watermarks import Watermarks
 from tests.crash.orders import Orders
@@ -40,7 +39,7 @@ def install(orders: Orders) -> None:
         case "offsets by a lane's own maximum":
             setattr(Watermarks, "after", _own_maximum)  # noqa: B010
         case "relay without order":
-            setattr(worker, "Relay", RelentlessRelay)  # noqa: B010
+            setattr(Outgoing, "_acknowledge", _go_on_when_one_is_refused)  # noqa: B010
 
 
 def store_of(orders: Orders, store: Store) -> Store:
@@ -134,15 +133,16 @@ def _lane_by_checksum(self: Intake, record: Record) -> Lane:
 # ── relay without order ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-class RelentlessRelay(Relay):
-    """A relay that publishes each row by itself and goes on when one is refused."""
-
-    async def _publish(self, rows: Sequence[OutboxRow], stopped: set[TopicPartition]) -> None:
-        for row in rows:
-            failed: set[TopicPartition] = set()
-            await super()._publish([row], failed)
-            if failed:
-                stopped.add(TopicPartition("", -1))  # only so that it comes back
+def _go_on_when_one_is_refused(self: Outgoing, wave: Sequence[Any], errors: Sequence[TransportError | None]) -> None:
+    """A relay that publishes each row by itself, and later ones although an earlier one of their key was refused."""
+    acknowledged = []
+    for entry, error in zip(wave, errors, strict=True):
+        if error is None:
+            acknowledged.append(entry.position)
+        else:
+            self._let_go(entry)
+            self._wake()
+    self._forget(acknowledged)
 
 
 class Refusing:

@@ -20,6 +20,7 @@ Ablation: TypeAlias = Literal[
 class Orders:
     """`process` names it and its log; `relay_name` is who it says it is to other relays, by default a fresh name.
 
+    It publishes as many events at once as `publishes`, and from memory unless it `scans_only`.
     `fault` is a specification of faults, `refusal` the ordinal of the one record that the log refuses once, `gate`
     whether slow events wait for the file `gate` in the folder; `batch` bounds its transactions. `prefix` begins the
     names of services and topics; without `kafka` and `database` the log and the database are files in the folder.
@@ -33,6 +34,8 @@ class Orders:
     gate: bool = False
     lanes: int = 1
     batch: int = 6
+    publishes: int = 6
+    scans_only: bool = False
     session_timeout: float = 1.5
     refusal: int = 0
     seed: int = 0

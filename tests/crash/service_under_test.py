@@ -47,7 +47,13 @@ async def serve(orders: Orders) -> None:
             owner=orders.process,
             chance=random.Random(orders.seed).random,
             # Small, so that a short run has many transactions and many publishes to be killed in.
-            limits=Limits(batch=orders.batch, fetch=orders.batch, concurrency=5, relay_batch=orders.batch),
+            limits=Limits(
+                batch=orders.batch,
+                fetch=orders.batch,
+                concurrency=5,
+                relay_batch=orders.publishes,
+                from_memory=not orders.scans_only,
+            ),
             reach=sparing,
             dependencies={
                 Situation: Situation(

@@ -70,7 +70,7 @@ def killed_while_one_is_slow(chain: Chain, ablation: Ablation) -> Snapshot:
 def refused_once(chain: Chain, ablation: Ablation) -> Snapshot:
     """The log refuses the second of six events of one key, once, when all of them wait in the outbox."""
     chain.start(chain.order("second"))
-    chain.start(chain.order("first", ablation=ablation, refusal=2))
+    chain.start(chain.order("first", ablation=ablation, refusal=2, publishes=1, scans_only=True))
     chain.wait_until(chain.has_joined, "the services have their partitions")
     chain.ground.hold_relay("first")
     chain.publish([chain.placed("anna") for _ in range(3)])

@@ -97,6 +97,7 @@ class Bench:
         self.partitions = partitions
         self.log: LocalTransport
         self._stores: dict[str, SqliteStore] = {}
+        self._handles: list[SqliteStore] = []
         self._partitioner = Partitioner()
         self._numbers = itertools.count()
 
@@ -159,6 +160,11 @@ class Bench:
             )
         path = self._stores[service]._database.path
         return await SqliteStore.open(path, service=service, clock=self.clock)
+
+    async def another_store(self, service: str = "shop") -> SqliteStore:
+        """Another handle on a service's database, as another process would have it; open until the bench is cleared."""
+        self._handles.append(await self._open(service))
+        return self._handles[-1]
 
     async def store(self, service: str = "shop") -> SqliteStore:
         """A service's database, whether or not a process is at work on it."""
@@ -261,7 +267,7 @@ class Bench:
     async def clear(self) -> None:
         for process in tuple(self.processes):
             await process.crash()
-        for store in self._stores.values():
+        for store in (*self._handles, *self._stores.values()):
             await store.close()
         await self.log.close()
 

@@ -15,6 +15,7 @@ from microflow.ports import (
     Claim,
     Connection,
     OrderingKey,
+    OutboxRow,
     RebalanceListener,
     Record,
     Subscription,
@@ -89,6 +90,8 @@ class _Room:
         found = getattr(self._room, method)
         if not callable(found):
             return found
+        if method == "scan":
+            return self._scan
 
         async def call(*args: Any, **keywords: Any) -> Any:
             await self._moments.reach(f"{self._name}.{method}")
@@ -97,6 +100,12 @@ class _Room:
             return answer
 
         return call
+
+    @asynccontextmanager
+    async def _scan(self, **keywords: Any) -> AsyncIterator[AsyncIterator[Sequence[OutboxRow]]]:
+        await self._moments.reach(f"{self._name}.scan")
+        async with self._room.scan(**keywords) as pages:
+            yield pages
 
 
 class _Transaction:

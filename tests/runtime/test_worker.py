@@ -220,6 +220,7 @@ async def test_a_stop_does_not_wait_for_a_database_that_somebody_else_has_locked
         other.execute("begin immediate")
         try:
             await it.emit(Placed(order="b"))
+            await it.pass_time(0.5)
             before = it.clock.monotonic()
             assert not await process.stop(drain=timedelta(seconds=4))
             assert it.clock.monotonic() - before < timedelta(seconds=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from datetime import timedelta
 
 from microflow.cli.console_lines import clock_time
@@ -60,7 +61,8 @@ class Relaying:
             store = await connect_store(self._settings, service=self._service, clock=self._clock)
             try:
                 await self._bind(store, await transport.topics.cluster_id())
-                relay = Relay(store.outbox, transport, clock=self._clock, owner=process_name())
+                chance = random.SystemRandom().random
+                relay = Relay(store.outbox, transport, clock=self._clock, owner=process_name(), chance=chance)
                 try:
                     await self._work(relay, store)
                 finally:
