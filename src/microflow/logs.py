@@ -30,8 +30,8 @@ def set_up_logging(
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # What happens in these is ours to tell, in our own words; with -v their own are wanted too.
-    for name in ("aiokafka", "asyncio"):
-        logging.getLogger(name).setLevel(logging.DEBUG if all_frames else logging.WARNING)
+    for name, lowest in (("aiokafka", logging.CRITICAL), ("asyncio", logging.WARNING)):
+        logging.getLogger(name).setLevel(logging.DEBUG if all_frames else lowest)
 
 
 class _Writing(logging.Handler):

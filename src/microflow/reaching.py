@@ -52,12 +52,12 @@ class Reaching:
                 return await step()
             except (LogUnreachable, StoreUnreachable) as error:
                 waited = self._clock.monotonic() - self._began
-                if waited + pause > self._settings.wait:
+                left = self._settings.wait - waited
+                if left <= timedelta(0):
                     raise _with_tries(error, tries, waited) from error
                 if tries == 1:
-                    left = (self._settings.wait - waited).total_seconds()
-                    logger.warning("%s Trying again for %.0f s.", error.what, left)
-            await self._clock.sleep(pause)
+                    logger.warning("%s Trying again for %.0f s.", error.what, left.total_seconds())
+            await self._clock.sleep(min(pause, left))
             pause = min(pause * 2, LONGEST_PAUSE)
 
 

@@ -12,9 +12,11 @@ from microflow.cli.failures import FAILED
 from microflow.cli.look import Look
 from microflow.cli.probes.databases import look_at_database_of
 from microflow.cli.probes.findings import Finding
-from microflow.cli.probes.log import SharedLog, look_at_lag, look_at_log, look_at_topics
+from microflow.cli.probes.groups import look_at_group
+from microflow.cli.probes.log import SharedLog, look_at_log
 from microflow.cli.probes.machine import look_at_packages
 from microflow.cli.probes.services import Looked, load_services
+from microflow.cli.probes.topics import look_at_topics
 from microflow.cli.probes.traces import look_at_instrumentation, look_at_traces
 from microflow.cli.screen import Screen
 from microflow.cli.serving import set_up
@@ -53,9 +55,8 @@ def _subjects(looked: Looked, log: SharedLog, settings: Settings, targets: Seque
     for definition, target in zip(definitions, looked.targets, strict=True):
         database = partial(look_at_database_of, definition, log, settings, target=target)
         subjects.append(Examined(f"database of {definition.name}", database))
-        subjects.append(
-            Examined(f"group {definition.name}", partial(look_at_lag, log, definition, settings, target=target))
-        )
+        group = partial(look_at_group, log, definition, settings, target=target)
+        subjects.append(Examined(f"group {definition.name}", group))
     subjects.append(Examined("traces", partial(look_at_traces, os.environ)))
     subjects.append(Examined("instrumentation", partial(look_at_instrumentation, os.environ)))
     return subjects

@@ -38,7 +38,12 @@ from microflow.ports.database import Store as Store
 from microflow.ports.database import Suspects as Suspects
 from microflow.ports.database import Transaction as Transaction
 from microflow.ports.inspection import DatabaseState as DatabaseState
+from microflow.ports.inspection import GroupMember as GroupMember
+from microflow.ports.inspection import GroupState as GroupState
+from microflow.ports.inspection import Inspection as Inspection
+from microflow.ports.inspection import LogState as LogState
 from microflow.ports.inspection import ServerState as ServerState
+from microflow.ports.inspection import TopicState as TopicState
 from microflow.ports.log import Bounds as Bounds
 from microflow.ports.log import Committed as Committed
 from microflow.ports.log import RebalanceListener as RebalanceListener

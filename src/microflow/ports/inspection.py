@@ -1,11 +1,13 @@
-"""What is asked of a database by those who look at it and migrate it: `microflow db` and `doctor`, never a service."""
+"""What a database and a log are asked by those who look at them: `microflow db` and `doctor`, never a service."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple, Protocol
 
+from microflow.ports.administration import TopicLayout
 from microflow.records import TopicPartition
 
 
@@ -49,3 +51,52 @@ class ServerState:
     oldest_transaction: datetime | None = None
     oldest_owner: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicState:
+    """How a topic is laid out, and what this user may do with it: None where the log does not say.
+
+    `unclean` is whether a copy that has not all records may become the one that is read.
+    """
+
+    layout: TopicLayout | None
+    unclean: bool | None = None
+    may_read: bool | None = None
+    may_write: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogState:
+    """What a log says of itself, and of topics that it was asked for; those that do not exist are left out."""
+
+    brokers: int
+    topics: Mapping[str, TopicState]
+
+
+class GroupMember(NamedTuple):
+    """Who is in a group: what it calls itself, and from where it speaks."""
+
+    client_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupState:
+    """Who is in a group, and whether this user may be."""
+
+    members: tuple[GroupMember, ...]
+    may_join: bool | None = None
+
+
+class Inspection(Protocol):
+    """Looks at a log as those need who run it; reading changes nothing. Every method raises TransportError."""
+
+    @property
+    def client_id(self) -> str:
+        """What members of this service call themselves in a group."""
+        ...
+
+    async def log(self, topics: Collection[str]) -> LogState: ...
+
+    async def group(self, name: str) -> GroupState: ...

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from microflow.errors import TransportError
 from microflow.ports.administration import Administration
+from microflow.ports.inspection import Inspection
 from microflow.records import Record, TopicPartition
 
 
@@ -123,6 +124,9 @@ class Transport(Protocol):
 
     @property
     def administration(self) -> Administration: ...
+
+    @property
+    def inspection(self) -> Inspection: ...
 
     def max_record_bytes(self, topic: str) -> int:
         """The size (key + value + headers) above which a topic never takes a record, as far as it is known: a topic

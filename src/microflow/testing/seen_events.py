@@ -11,7 +11,7 @@ from typing import Any
 
 from microflow.envelopes import open_envelope
 from microflow.errors import DecodeError, TransportError
-from microflow.ports import Administration, RebalanceListener, Record, Subscription, Topics
+from microflow.ports import Administration, Inspection, RebalanceListener, Record, Subscription, Topics
 from microflow.transports.local import LocalTransport
 
 
@@ -39,6 +39,10 @@ class RecordedTransport:
     @property
     def topics(self) -> Topics:
         return self._transport.topics
+
+    @property
+    def inspection(self) -> Inspection:
+        return self._transport.inspection
 
     @property
     def administration(self) -> Administration:

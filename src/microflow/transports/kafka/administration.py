@@ -45,7 +45,7 @@ class KafkaAdministration:
             doing="to read the settings of topics",
         )
         return {
-            name: _layout(topic.partitions, copies.get(name), settings.get(name, {})) for name, topic in found.items()
+            name: layout_of(topic.partitions, copies.get(name), settings.get(name, {})) for name, topic in found.items()
         }
 
     async def create(self, layouts: Mapping[str, TopicLayout]) -> None:
@@ -110,7 +110,8 @@ class KafkaAdministration:
                 await asyncio.sleep(0.05)
 
 
-def _layout(partitions: int, copies: int | None, settings: Mapping[str, str]) -> TopicLayout:
+def layout_of(partitions: int, copies: int | None, settings: Mapping[str, str]) -> TopicLayout:
+    """A topic's layout, by what its metadata and its settings say."""
     retention = None
     if RETENTION in settings:
         milliseconds = int(settings[RETENTION])

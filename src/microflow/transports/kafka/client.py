@@ -89,9 +89,10 @@ class Client:
         cause = await self._why_unreachable()
         return transport_error(error, doing="to connect") if cause is None else self._unreachable(cause)
 
-    async def topics(self, names: Collection[str] | None, *, create: bool = False) -> Any:
+    async def topics(self, names: Collection[str] | None, *, create: bool = False, permissions: bool = False) -> Any:
         """The brokers' metadata of the topics named, or of all."""
-        return await self.ask(DescribeTopics(names, create=create), lambda response: response, doing="to list topics")
+        request = DescribeTopics(names, create=create, permissions=permissions)
+        return await self.ask(request, lambda response: response, doing="to list topics")
 
     async def leaders(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Who leads each partition; those that do not exist are left out."""

@@ -1,6 +1,7 @@
 """What we ask of a broker and aiokafka does not.
 
-That is metadata with the identity of each topic (KIP-516, from Kafka 2.8 on), and to change single settings. A topic
+That is metadata with the identity of each topic (KIP-516, from Kafka 2.8 on), what we may do with topics and groups
+(KIP-430), and to change single settings. A topic
 that was deleted and created again has the same name and another id: nothing else tells the two apart.
 """
 
@@ -16,6 +17,7 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Array,
     Boolean,
+    Bytes,
     CompactArray,
     CompactString,
     Int8,
@@ -102,24 +104,74 @@ class MetadataRequest_v10(RequestStruct):
 
 
 class DescribeTopics(Request[MetadataRequest_v10]):
-    """Ask for topics with their ids; None asks for all. With `create` a broker that creates topics by itself does."""
+    """Ask for topics with their ids; None asks for all. With `create` a broker that creates topics by itself does, with
+    `permissions` it says what we may do with each."""
 
     API_KEY = 3
 
-    def __init__(self, names: Collection[str] | None, *, create: bool = False) -> None:
+    def __init__(self, names: Collection[str] | None, *, create: bool = False, permissions: bool = False) -> None:
         self._names = names
         self._create = create
+        self._permissions = permissions
 
     def build(self, request_struct_class: Any) -> Any:
         topics: list[tuple[bytes, str, dict[int, bytes]]] | None = (
             None if self._names is None else [(NO_ID, name, {}) for name in self._names]
         )
-        return request_struct_class(topics, self._create, False, False, {})
+        return request_struct_class(topics, self._create, False, self._permissions, {})
 
 
 def id_in_text(topic_id: bytes) -> str:
     """A topic's id as Kafka's own tools print it."""
     return base64.urlsafe_b64encode(topic_id).rstrip(b"=").decode()
+
+
+class DescribeGroupResponse_v3(Response):
+    API_KEY = 15
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "groups",
+            Array(
+                ("error_code", Int16),
+                ("group", String("utf-8")),
+                ("state", String("utf-8")),
+                ("protocol_type", String("utf-8")),
+                ("protocol", String("utf-8")),
+                (
+                    "members",
+                    Array(
+                        ("member_id", String("utf-8")),
+                        ("client_id", String("utf-8")),
+                        ("client_host", String("utf-8")),
+                        ("member_metadata", Bytes),
+                        ("member_assignment", Bytes),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+            ),
+        ),
+    )
+
+
+class DescribeGroupRequest_v3(RequestStruct):
+    API_KEY = 15
+    API_VERSION = 3
+    RESPONSE_TYPE = DescribeGroupResponse_v3
+    SCHEMA = Schema(("groups", Array(String("utf-8"))), ("include_authorized_operations", Boolean))
+
+
+class DescribeGroup(Request[DescribeGroupRequest_v3]):
+    """Ask who is in a group and what we may do with it; aiokafka's own request has no place for the latter."""
+
+    API_KEY = 15
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class([self._group], True)
 
 
 class AlterSettingsResponse_v0(Response):

@@ -10,6 +10,7 @@ from microflow.ports import RebalanceListener, Record, Subscription
 from microflow.transports.kafka.administration import KafkaAdministration
 from microflow.transports.kafka.client import Client
 from microflow.transports.kafka.client_settings import ClientSettings
+from microflow.transports.kafka.inspection import KafkaInspection
 from microflow.transports.kafka.limits import TopicLimits
 from microflow.transports.kafka.publishing import Publisher
 from microflow.transports.kafka.subscription import KafkaSubscription
@@ -27,6 +28,7 @@ class KafkaTransport:
         self._limits = limits
         self._topics = KafkaTopics(client, limits, cluster_id=cluster_id)
         self._administration = KafkaAdministration(client, self._topics, limits)
+        self._inspection = KafkaInspection(client)
         self._publisher = Publisher(client.settings, self._topics, limits)
         self._subscriptions: set[KafkaSubscription] = set()
         self._closed = False
@@ -52,6 +54,10 @@ class KafkaTransport:
     @property
     def administration(self) -> KafkaAdministration:
         return self._administration
+
+    @property
+    def inspection(self) -> KafkaInspection:
+        return self._inspection
 
     def max_record_bytes(self, topic: str) -> int:
         return self._limits.record_bytes(topic)

@@ -16,6 +16,7 @@ from microflow.transports.local import groups
 from microflow.transports.local.administration import LocalAdministration
 from microflow.transports.local.errors import transport_error
 from microflow.transports.local.format import prepare
+from microflow.transports.local.inspection import LocalInspection
 from microflow.transports.local.log import CLEAN_AT_ONCE, Log
 from microflow.transports.local.membership import Everything, GroupMember, Membership, Patience
 from microflow.transports.local.subscription import LocalSubscription
@@ -34,6 +35,7 @@ class LocalTransport:
         self._patience = patience
         self._topics = LocalTopics(log, cluster_id=cluster_id)
         self._administration = LocalAdministration(log)
+        self._inspection = LocalInspection(log)
         self._max_record_bytes = log.max_record_bytes
         self._subscriptions: dict[LocalSubscription, Membership] = {}
         self._closed = False
@@ -90,6 +92,10 @@ class LocalTransport:
     @property
     def topics(self) -> LocalTopics:
         return self._topics
+
+    @property
+    def inspection(self) -> LocalInspection:
+        return self._inspection
 
     @property
     def administration(self) -> LocalAdministration:

@@ -1,0 +1,113 @@
+"""Topics: whether they are there, fit each other, are safe, and may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from microflow.cli.probes.findings import Finding, ok, problem, warning
+from microflow.cli.probes.log import SharedLog, is_there
+from microflow.cli.topic_plan import Need, Step, plan
+from microflow.connect import LOCAL
+from microflow.errors import nearest
+from microflow.ports import LogState, TopicState
+from microflow.settings import Settings
+
+ON_THIS_MACHINE = ("localhost", "127.", "[::1]")
+ENOUGH_COPIES = 2
+
+
+async def look_at_topics(
+    log: SharedLog, needs: Mapping[str, Need], settings: Settings, *, targets: Sequence[str]
+) -> Sequence[Finding]:
+    """Whether every topic that services need is there, fits the others, is safe, and may be used."""
+    transport = await log.get_or_none() if needs and is_there(settings) else None
+    if transport is None:
+        return []
+    state = await transport.inspection.log(needs.keys())
+    layouts = {name: topic.layout for name, topic in state.topics.items() if topic.layout is not None}
+    seen = {name: need for name, need in needs.items() if name in layouts or name not in state.topics}
+    known = await transport.topics.describe()
+    steps = plan(seen, layouts, all_topics=known.keys(), settings=settings)
+    apply = " ".join(["microflow topics apply", *targets])
+    makes_them = settings.kafka.startswith(LOCAL)
+    findings = [] if makes_them else [_missing(step, known, apply) for step in steps if step.before is None]
+    behind = [step for step in steps if step.before is not None and _is_behind(step, steps)]
+    findings += [_of_other_counts(step, steps, apply) for step in behind]
+    for name, topic in state.topics.items():
+        findings += _forbidden(needs[name], topic)
+        if state.brokers > 1 or not settings.kafka.startswith(ON_THIS_MACHINE):
+            findings += _unsafe(name, topic, state, apply)
+    there = len(state.topics)
+    made = " (the others are made when they are first named)" if makes_them and there < len(needs) else ""
+    return [ok(f"{there} of {len(needs)} topics exist{made}"), *findings]
+
+
+def _missing(step: Step, known: Mapping[str, object], apply: str) -> Finding:
+    need = step.need
+    if need.dead_letters_of is not None:
+        text = f"topic {need.topic} does not exist: {need.dead_letters_of}'s dead letters have no copy in the log"
+        return problem(text, apply)
+    if need.writers:
+        writers = " and ".join(need.writers)
+        return problem(f"topic {need.topic} does not exist: {writers} cannot start without it", apply)
+    near = nearest(need.topic, known)
+    meant = f"; did you mean {near}?" if near else ""
+    return warning(f"topic {need.topic}, which {' and '.join(need.readers)} reads, does not exist yet{meant}", apply)
+
+
+def _most(step: Step, steps: Sequence[Step]) -> Step:
+    """The topic with the most partitions among those that a reader of this one reads, itself included."""
+    readers = set(step.need.readers)
+    partners = [other for other in steps if other.before is not None and readers & set(other.need.readers)]
+    return max([step, *partners], key=lambda each: each.after.partitions)
+
+
+def _is_behind(step: Step, steps: Sequence[Step]) -> bool:
+    return _most(step, steps).after.partitions > step.after.partitions
+
+
+def _of_other_counts(step: Step, steps: Sequence[Step], apply: str) -> Finding:
+    partner = _most(step, steps)
+    return problem(
+        f"topic {step.topic} has {step.after.partitions} partitions, partner topic {partner.topic} has "
+        f"{partner.after.partitions}: one key's events may spread over different workers",
+        f"{apply} --partitions {step.topic}={partner.after.partitions} --yes",
+    )
+
+
+def _forbidden(need: Need, topic: TopicState) -> Iterator[Finding]:
+    """What services need to do with a topic, and this user may not."""
+    for may, who, verb, operation in (
+        (topic.may_read, need.readers, "read", "Read"),
+        (topic.may_write, need.writers, "write", "Write"),
+    ):
+        if who and may is False:
+            yield problem(
+                f"topic {need.topic}: this user may not {verb} it, and {' and '.join(who)} must",
+                f"kafka-acls.sh --add --allow-principal User:… --operation {operation} --topic {need.topic}",
+            )
+
+
+def _unsafe(name: str, topic: TopicState, state: LogState, apply: str) -> Iterator[Finding]:
+    """What may lose events that were acknowledged, where more than a developer's machine is at stake."""
+    layout = topic.layout
+    if layout is None:
+        return
+    if layout.replication == 1:
+        yield warning(
+            f"topic {name} has one copy of each partition: with its broker its events are gone",
+            f"kafka-reassign-partitions.sh … to {min(3, state.brokers)} of the brokers (new ones: --replication 3)"
+            if state.brokers > 1
+            else "a cluster of three brokers, and  microflow topics apply … --replication 3 --min-in-sync 2",
+        )
+    elif layout.replication is not None and (layout.min_in_sync or ENOUGH_COPIES) < ENOUGH_COPIES:
+        yield warning(
+            f"topic {name} counts an event as written when one copy has it: with that broker it is gone",
+            f"{apply} --min-in-sync 2",
+        )
+    if topic.unclean:
+        yield warning(
+            f"topic {name} may be led by a broker that has not all its events (unclean.leader.election.enable)",
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} "
+            "--add-config unclean.leader.election.enable=false",
+        )
