@@ -13,7 +13,7 @@ where partition.service = $1;
 select
     (select count(*) from microflow.outbox) as outbox,
     (select created_at from microflow.outbox order by position limit 1) as outbox_oldest,
-    (select count(*) from (select 1 from microflow.inbox limit 100000) as some) as inbox,
+    (select count(*) from (select 1 from microflow.inbox limit 100000) as claims) as inbox,
     (select greatest(reltuples, 0)::bigint from pg_class where oid = 'microflow.inbox'::regclass) as inbox_estimate,
     pg_total_relation_size('microflow.inbox') as inbox_bytes,
     (select count(*) from microflow.parked where service = $1) as parked,
