@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from microflow.addresses import masked
 from microflow.callers import DatabaseName, Steps, asynchronous, blocking, carry_out, carry_out_blocking
@@ -47,24 +49,45 @@ async def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
 
 
 async def connect_store(settings: Settings, *, service: str, clock: Clock) -> Store:
-    """The database of a service. Raises StoreError if it cannot be opened, SettingsError if its URL is none."""
+    """The database of a service, with our tables, unless settings say that no start makes them.
+
+    Raises StoreError if it cannot be opened, SettingsError if its URL is none.
+    """
     url = settings.database_of(service)
+    migrate = settings.migrate == "auto"
     if url == MEMORY:
         return await SqliteStore.open(Path(f"{service}.db"), service=service, clock=clock, memory=True)
+    check_database(url)
     if is_postgres(url):
-        store: Store = await _postgres(url).PostgresStore.open(url, service=service, clock=clock)
+        store: Store = await _postgres(url).PostgresStore.open(url, service=service, clock=clock, migrate=migrate)
         return store
-    return await SqliteStore.open(sqlite_path(url), service=service, clock=clock)
+    return await SqliteStore.open(sqlite_path(url), service=service, clock=clock, migrate=migrate)
 
 
 async def look_at_database(settings: Settings, *, service: str) -> DatabaseState:
     """What the database of a service says of itself, without changing it. Raises StoreError, SettingsError."""
     url = settings.database_of(service)
+    check_database(url)
     if is_postgres(url):
         state: DatabaseState = await _postgres(url).state_of(url, service=service)
         return state
     path = sqlite_path(url)
     return await asyncio.to_thread(sqlite.state_of, path, service=service)
+
+
+def check_database(url: str) -> None:
+    """Raise SettingsError for what is no address of a database."""
+    if url == MEMORY:
+        return
+    if not is_postgres(url):
+        sqlite_path(url)
+        return
+    try:
+        _ = urlsplit(url).port
+    except ValueError as cause:
+        raise SettingsError(
+            f"{masked(url)!r} is no address of a database: {cause}.", fix="postgresql://USER@HOST:5432/NAME"
+        ) from cause
 
 
 def is_postgres(url: str) -> bool:
@@ -81,6 +104,15 @@ def own_tables(dialect: str, *, after: int = 0) -> str:
     """The SQL that makes our tables, or brings them from version `after` to this one."""
     script: str = (_postgres("The dialect postgres") if dialect == "postgres" else sqlite).script(after=after)
     return script
+
+
+def import_drivers(settings: Settings) -> None:
+    """Import what settings need: it takes longer than a question that is to be answered soon may."""
+    if not settings.kafka.startswith(LOCAL) and settings.kafka != MEMORY:
+        importlib.import_module("microflow.transports.kafka")
+    for url in (settings.database, *settings.databases.values()):
+        if url is not None and is_postgres(url):
+            _postgres(url)
 
 
 def _postgres(url: str) -> Any:

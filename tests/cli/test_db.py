@@ -73,10 +73,16 @@ def test_the_printed_sql_of_a_target_has_its_own_migrations(project: Project) ->
     assert "create table microflow_inbox" not in printed
 
 
-def test_a_start_that_is_told_not_to_migrate_leaves_the_service_s_tables_alone(project: Project) -> None:
+def test_a_start_that_is_told_not_to_migrate_makes_no_tables_and_says_what_does(project: Project) -> None:
     with_tables(project)
-    service = project.start("run", "payments.py", environment={"MICROFLOW_MIGRATE": "never"})
-    service.until_ready()
-    service.stop()
+    never = {"MICROFLOW_MIGRATE": "never"}
 
-    assert "payments" not in tables_of(project.folder / ".microflow" / "payments.db")
+    refused = project.run("run", "payments.py", environment=never)
+    migrated = project.run("db", "migrate", "payments.py", environment=never)
+    service = project.start("run", "payments.py", environment=never)
+    service.until_ready()
+
+    assert refused.returncode == 3
+    assert "✗ Migrations are to be run in .microflow/payments.db: 0001_tables, " in refused.stderr
+    assert "microflow db migrate TARGET" in refused.stderr
+    assert migrated.returncode == 0

@@ -21,6 +21,7 @@ from microflow.cli.probes.traces import look_at_instrumentation, look_at_traces
 from microflow.cli.screen import Screen
 from microflow.cli.serving import set_up
 from microflow.cli.topic_plan import needs_of
+from microflow.connect import import_drivers
 from microflow.settings import Settings, read_settings
 
 
@@ -30,6 +31,7 @@ def diagnose(targets: Sequence[str], *, flags: Mapping[str, str | None], look: L
     screen = Screen(look, log_format="console")
     set_up(screen, settings)
     looked = load_services(targets, settings)
+    import_drivers(settings)
     return FAILED if asyncio.run(_examine(looked, settings, screen, targets)) else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from microflow.cli.console_lines import in_words
@@ -28,7 +29,8 @@ def migrate_databases(targets: Sequence[str], *, flags: Flags, look: Look) -> in
     """Run what has not been run; return the exit code."""
     settings, screen = _settings(flags, look)
     served = load(targets, settings)
-    asyncio.run(_migrate_all(served, settings, screen))
+    # What starts are told not to do is what this is for.
+    asyncio.run(_migrate_all(served, replace(settings, migrate="auto"), screen))
     return 0
 
 

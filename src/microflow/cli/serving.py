@@ -27,6 +27,7 @@ from microflow.cli.screen import Screen
 from microflow.cli.stopping import Stopping, request_at_end_of_input
 from microflow.cli.workers import Workers
 from microflow.clocks import SystemClock
+from microflow.connect import check_database
 from microflow.errors import IdentityError, SettingsError, TargetError
 from microflow.hosting import Running, running
 from microflow.logs import set_up_logging
@@ -310,7 +311,7 @@ def _in_one_memory(settings: Settings, served: Sequence[Served]) -> Iterator[Set
     """Where services are that share this process: with a log in memory they share that too, in files that are gone
     with it."""
     for each in served:
-        settings.database_of(each.definition.name)  # refuses what cannot be used, before anything is made
+        check_database(settings.database_of(each.definition.name))  # before anything is made
     if settings.kafka != MEMORY or len(served) == 1:
         yield settings
         return

@@ -16,7 +16,8 @@ from uuid import UUID
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from microflow.stores.postgres.errors import FROM_DRIVER, translate
+from microflow.stores.postgres.connecting import no_connection
+from microflow.stores.postgres.errors import FROM_DRIVER
 
 MOST_PREPARED = 256
 PATIENCE_TO_CONNECT = timedelta(seconds=10)
@@ -94,7 +95,7 @@ class Session:
             if for_handlers:
                 await session._take_values()
         except (*FROM_DRIVER, ValueError) as cause:
-            raise translate(cause) from cause
+            raise no_connection(address.url, cause) from cause
         return session
 
     @property

@@ -69,14 +69,16 @@ class PostgresStore:
         self.handlers = PostgresHandlers(self._rare, names)
 
     @classmethod
-    async def open(cls, url: str, *, service: str, clock: Clock, lanes: int = LANES) -> PostgresStore:
-        """Connect, and make our tables if they are missing.
+    async def open(
+        cls, url: str, *, service: str, clock: Clock, lanes: int = LANES, migrate: bool = True
+    ) -> PostgresStore:
+        """Connect, and make our tables if they are missing; with `migrate=False` they must be there.
 
         Raises StoreUnavailable for a server that does not answer or does not let us in, IdentityError for a database
         of a newer microflow.
         """
         address = Address(url, GUARANTEES)
-        await tables.prepare(address)
+        await tables.prepare(address, migrate=migrate)
         return cls(address, service=service, clock=clock, lanes=lanes, direct=address)
 
     @property

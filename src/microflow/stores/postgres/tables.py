@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from microflow.errors import IdentityError
+import asyncpg
+
+from microflow.errors import IdentityError, StoreError, StoreUnavailable
+from microflow.stores.postgres.connecting import not_permitted
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.locks import ALONE, SCHEMA, lock
 from microflow.stores.postgres.session import Address, Session
@@ -65,16 +68,28 @@ def script(*, after: int = 0) -> str:
     return "\n\n".join(["begin;", *steps, "commit;"]) + "\n" if steps else ""
 
 
-async def prepare(address: Address) -> None:
-    """Make our tables as this version knows them.
+async def prepare(address: Address, *, migrate: bool = True) -> None:
+    """Make our tables as this version knows them; with `migrate=False` only see that they are.
 
-    Raises IdentityError for a database of a newer version that this one cannot use, and StoreError.
+    Raises IdentityError for a database of a newer version that this one cannot use, StoreUnavailable for one that we
+    may not use or make, or where something is to be made and must not be, and StoreError.
     """
     session = await Session.open(address)
     try:
         with translated():
-            if pending(await versions(session)):
+            left = pending(await versions(session))
+            if left and not migrate:
+                raise StoreUnavailable(
+                    f"Migrations are to be run: {', '.join(each.name for each in left)}.",
+                    why="This start leaves tables alone (migrate = never).",
+                    fix="microflow db migrate TARGET",
+                )
+            if left:
                 await _migrate(session)
+    except StoreError as error:
+        if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            raise not_permitted(address.url, error.__cause__) from error
+        raise
     finally:
         await session.close()
 

@@ -53,15 +53,17 @@ class SqliteStore:
         self.handlers = SqliteHandlers(database, names)
 
     @classmethod
-    async def open(cls, path: Path, *, service: str, clock: Clock, memory: bool = False) -> SqliteStore:
-        """Open a file, making it and our tables if they are missing.
+    async def open(
+        cls, path: Path, *, service: str, clock: Clock, memory: bool = False, migrate: bool = True
+    ) -> SqliteStore:
+        """Open a file, making it and our tables if they are missing; with `migrate=False` they must be there.
 
         With `memory=True` the file is in a temporary folder, never synced, and gone when it is closed. Raises
         StoreUnavailable for a file that cannot be opened or written, IdentityError for one of a newer microflow.
         """
         database = Database.open(path, clock=clock, memory=memory)
         try:
-            await tables.prepare(database)
+            await tables.prepare(database, migrate=migrate)
         except BaseException as error:
             database.close()
             if isinstance(error, StoreUnavailable) and isinstance(error.__cause__, sqlite3.Error):

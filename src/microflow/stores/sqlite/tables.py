@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from microflow.embedded.database import Database
-from microflow.errors import IdentityError
+from microflow.errors import IdentityError, StoreUnavailable
 from microflow.stores.sqlite.scripts import split
 
 FOLDER = Path(__file__).with_name("migrations")
@@ -30,11 +30,22 @@ def script(*, after: int = 0) -> str:
     return "\n\n".join(["begin immediate;", *steps, "commit;"]) + "\n" if steps else ""
 
 
-async def prepare(database: Database) -> None:
-    """Make the tables as this version knows them. Raises IdentityError for a file of a newer version."""
+async def prepare(database: Database, *, migrate: bool = True) -> None:
+    """Make the tables as this version knows them; with `migrate=False` only see that they are.
+
+    Raises IdentityError for a file of a newer version, StoreUnavailable where something is to be made and must not be.
+    """
     known = migrations()
-    if _version(database) == max(known):
+    version = _version(database)
+    if version == max(known):
         return
+    if not migrate and version < max(known):
+        left = [path.stem for number, path in known.items() if number > version]
+        raise StoreUnavailable(
+            f"Migrations are to be run in {database.path}: {', '.join(left)}.",
+            why="This start leaves tables alone (migrate = never).",
+            fix="microflow db migrate TARGET",
+        )
     async with database.writing() as connection:
         connection.execute(CREATE)
         version = int(connection.execute("select coalesce(max(version), 0) from microflow_schema").fetchone()[0])
