@@ -13,12 +13,18 @@ COMPILE_ALONE = uv pip compile --no-deps $(LOCK)
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F '\t' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: ## watch an order saga of five services handle twenty orders
 	$(SET_UP)
 	$(BIN)/microflow demo --orders 20 $(ARGUMENTS)
+
+.PHONY: demo-kafka
+demo-kafka: ## watch it on a real Kafka and PostgreSQL, wherever this machine can get them from
+	$(SET_UP)
+	$(BIN)/python -m servers run -- sh -c '$(BIN)/microflow demo --orders 20 \
+		--log "$$MICROFLOW_KAFKA" --database "$$MICROFLOW_DATABASE" $(ARGUMENTS)'
 
 .PHONY: test
 test: ## run all tests, on a second, newer Python too if there is one

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,6 +105,18 @@ def own_tables(dialect: str, *, after: int = 0) -> str:
     """The SQL that makes our tables, or brings them from version `after` to this one."""
     script: str = (_postgres("The dialect postgres") if dialect == "postgres" else sqlite).script(after=after)
     return script
+
+
+def scratch_databases(url: str, names: Collection[str]) -> AbstractAsyncContextManager[Mapping[str, str]]:
+    """Fresh databases on a PostgreSQL server, each with its URL; they are gone after the block. Raises StoreError."""
+    databases: AbstractAsyncContextManager[Mapping[str, str]] = _postgres(url).scratch_databases(url, names)
+    return databases
+
+
+async def fetch_rows(url: str, sql: str) -> Sequence[Any]:
+    """The rows of one question to a PostgreSQL database. Raises StoreError."""
+    rows: Sequence[Any] = await _postgres(url).fetch(url, sql)
+    return rows
 
 
 def import_drivers(settings: Settings) -> None:

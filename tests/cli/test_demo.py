@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 from typing import Any
 
+import asyncpg
+
+from servers.finding import Found
+from servers.kafka import Kafka
 from tests.cli.projects import COMMAND, Project, clean_environment
 
 LONGEST = 110.0
@@ -62,3 +67,26 @@ def test_without_a_number_it_goes_on_until_it_is_interrupted(project: Project) -
 
     assert demo.end() == 0
     assert demo.lines()[-1]["message"] == "summary"
+
+
+def test_the_same_services_run_on_kafka_and_postgresql_and_leave_no_database(project: Project, postgres: Found) -> None:
+    with Kafka() as kafka:
+        on = ["--log", kafka.address(), "--database", postgres.address]
+
+        _, summary = the_demo(project, "--orders", "10", "--rate", "10", "--processes", "2", *on)
+        again = project.run("demo", "--orders", "1", *on)
+
+    assert sum(summary["endings"].values()) == 10
+    assert (summary["open"], summary["ended_twice"]) == ([], [])
+    assert asyncio.run(demo_databases(postgres.address)) == []
+    assert again.returncode == 2
+    assert "✗ The topics of the order saga are in use on Kafka" in again.stderr
+
+
+async def demo_databases(url: str) -> list[str]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch("select datname from pg_database where datname like 'microflow_demo_%'")
+        return [row["datname"] for row in rows]
+    finally:
+        await connection.close()

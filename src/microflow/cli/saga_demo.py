@@ -7,11 +7,8 @@ import contextlib
 import importlib.util
 import itertools
 import random
-import shutil
 import signal
-import sqlite3
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -23,13 +20,13 @@ from types import ModuleType
 from typing import Any
 
 from microflow.caution import WITH_CARE, WITHOUT_CARE
+from microflow.cli.demo_ground import Ground, ground
 from microflow.cli.flow_tree import FlowTree, span
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
 from microflow.cli.stopping import INTERRUPTED
 from microflow.cli.supervisor import Child, Line, Supervisor
 from microflow.clocks import SystemClock
-from microflow.connect import connect_transport
 from microflow.envelopes import seal_root
 from microflow.errors import TargetError
 from microflow.events import Message, options_of
@@ -38,7 +35,6 @@ from microflow.log_reader import LogReader
 from microflow.partitioner import Partitioner
 from microflow.ports import Record, Transport
 from microflow.service import Service, build
-from microflow.settings import Settings
 from microflow.version import __version__
 
 SERVICES = ("orders", "payments", "inventory", "shipping", "customers")
@@ -53,12 +49,18 @@ MOST_DEATHS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """`orders`: how many to place (None: until Ctrl-C); `rate`: orders a second; `faults`: make trouble meanwhile."""
+    """`orders`: how many to place (None: until Ctrl-C); `rate`: orders a second; `faults`: make trouble meanwhile.
+
+    `kafka` and `database` are a real log and a real server, if there are any; each service runs in so many `processes`.
+    """
 
     orders: int | None = None
     rate: float = 5.0
     faults: bool = False
     seed: int = 1
+    kafka: str | None = None
+    database: str | None = None
+    processes: int = 1
 
 
 @dataclass(slots=True)
@@ -94,31 +96,32 @@ class Demo:
 
     async def run(self) -> int:
         """Run it; return the exit code: 0 if every order ended once and no money is missing."""
-        folder = Path(tempfile.mkdtemp(prefix="microflow-demo-"))
-        (folder / ".microflow").mkdir()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._interrupt)
-        settings = Settings(home=folder, kafka=f"local:{folder / '.microflow' / 'log.db'}")
-        transport = await connect_transport(settings, clock=SystemClock())
+        async with ground(self._definitions, kafka=self._options.kafka, database=self._options.database) as here:
+            return await self._run_on(here)
+
+    async def _run_on(self, here: Ground) -> int:
+        targets = [str(self._saga / f"{name}.py") for name in SERVICES] * self._options.processes
         supervisor = Supervisor(
-            [str(self._saga / f"{name}.py") for name in SERVICES],
-            folder=folder,
-            environment={"MICROFLOW_KAFKA": settings.kafka, "MICROFLOW_DATABASE": "", "MICROFLOW_LOG_LEVEL": "info"},
+            targets,
+            folder=here.folder,
+            environment=here.environment,
             on_line=self._hear,
             on_text=self._hear_text,
             on_death=self._hear_death,
         )
         try:
-            self._introduce(graph_of(self._definitions))
+            self._introduce(graph_of(self._definitions), here)
             began = time.monotonic()
             if not await supervisor.start():
                 return 1
             self._note(f"ready in {time.monotonic() - began:.1f} s · Ctrl-C stops")
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch(transport))
-                troubling = group.create_task(self._trouble(transport, supervisor))
-                await self._place_all(transport)
+                watching = group.create_task(self._watch(here.transport))
+                troubling = group.create_task(self._trouble(here.transport, supervisor))
+                await self._place_all(here)
                 await self._until_ended()
                 watching.cancel()
                 troubling.cancel()
@@ -127,11 +130,9 @@ class Demo:
             if self._leaving.is_set():
                 self._note("stopped before every order had ended")
                 return INTERRUPTED
-            return self._sum_up(folder, took)
+            return self._sum_up(await here.money(), took)
         finally:
             await supervisor.stop()
-            await transport.close()
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _interrupt(self) -> None:
         """First let the orders that were placed come to their ends; asked again, stop."""
@@ -141,13 +142,14 @@ class Demo:
 
     # ── placing orders ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _place_all(self, transport: Transport) -> None:
-        orders = itertools.islice(self._placing.orders(self._options.seed), self._options.orders)
+    async def _place_all(self, here: Ground) -> None:
+        prefix = "order" if self._options.kafka is None else f"order-{here.run}"
+        orders = itertools.islice(self._placing.orders(self._options.seed, prefix=prefix), self._options.orders)
         placings = set()
         for order in orders:
             if self._stopping.is_set():
                 break
-            placings.add(asyncio.create_task(self._place(transport, order)))
+            placings.add(asyncio.create_task(self._place(here.transport, order)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), 1 / self._options.rate)
         await asyncio.gather(*placings)
@@ -266,8 +268,8 @@ class Demo:
 
     # ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _introduce(self, graph: Graph) -> None:
-        self._note(f"microflow {__version__} · demo order_saga · local log, SQLite (nothing is installed or kept)")
+    def _introduce(self, graph: Graph, here: Ground) -> None:
+        self._note(f"microflow {__version__} · demo order_saga · {here.words} (nothing is installed or kept)")
         self._note(f"  {summary(graph)}")
 
     def _note(self, text: str, *, colour: str = "") -> None:
@@ -279,13 +281,12 @@ class Demo:
     def _paint(self, text: str, colour: str) -> str:
         return self._screen.style(text, fg=colour)
 
-    def _sum_up(self, folder: Path, took: float) -> int:
+    def _sum_up(self, money: Mapping[str, Decimal], took: float) -> int:
         """Say how it went; 0 if every order ended exactly once and the money adds up."""
         ends = self._tally.ends
         endings = Counter(ending for each in ends.values() for ending in each.values())
         open_orders = sorted(self._placed - ends.keys())
         doubled = sorted(order for order, each in ends.items() if len(each) > 1)
-        money = _count_money(folder / ".microflow")
         if self._screen.json:
             self._screen.line(
                 json_line(
@@ -368,28 +369,6 @@ async def _send(transport: Transport, record: Record) -> None:
     for error in await transport.publish([record]):
         if error is not None:
             raise error
-
-
-def _count_money(folder: Path) -> dict[str, Decimal]:
-    """What the card company moved, and what payments knows of it, from their own files."""
-    ledger, payments = folder / "card_company.db", folder / "payments.db"
-    moved = _sums(ledger, "select movement, amount from ledger")
-    states = _sums(payments, "select state, amount from payments")
-    kept = states.get("kept", Decimal(0)) + states.get("owed", Decimal(0))
-    return {
-        "taken": moved.get("charge", Decimal(0)),
-        "kept": kept,
-        "refunded": moved.get("refund", Decimal(0)),
-    }
-
-
-def _sums(path: Path, sql: str) -> dict[str, Decimal]:
-    sums: dict[str, Decimal] = {}
-    if path.exists():
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            for name, amount in connection.execute(sql):
-                sums[name] = sums.get(name, Decimal(0)) + Decimal(str(amount)).quantize(Decimal("0.01"))
-    return sums
 
 
 def _adds_up(money: Mapping[str, Decimal]) -> bool:
