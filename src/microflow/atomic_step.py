@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import groupby
 
 from microflow.context import Write
 from microflow.dead_letters import dead_letter_of, describe
 from microflow.deliveries import Delivery, Execution, Failed, Inside, Postponed, Succeeded
 from microflow.errors import Fenced, HandlerTimeout, IntegrityViolation, RegistryChanged, StoreError
 from microflow.execution import is_cancelled, watch_wait
-from microflow.handlers import Trigger
+from microflow.handlers import Handler, Trigger
 from microflow.outages import TRANSIENT_TRIES
 from microflow.ports import Changes, OrderingKey, OutboxRow, Parked, TopicPartition, Transaction
 from microflow.runtime import Runtime
@@ -44,6 +46,14 @@ class _HandlerFailed(Exception):
         self.origin = origin or error
 
 
+class _WritesFailed(Exception):
+    """One of the writes that were sent together failed; which one shows when each is sent by itself."""
+
+    def __init__(self, origin: BaseException) -> None:
+        super().__init__(describe(origin))
+        self.origin = origin
+
+
 class AtomicStep:
     """Commits batches of finished executions of partitions that this process owns."""
 
@@ -59,26 +69,25 @@ class AtomicStep:
         settled = Settled()
         parts = [list(batch)]
         tries = 0
+        together = True
         while parts:
-            part = parts[0] = [each for each in parts[0] if self._runtime.assignment.owns(each.delivery.source)]
-            if unwanted := [each for each in part if self._is_unwanted(each)]:
-                settled.unwanted += unwanted
-                part = parts[0] = [each for each in part if each not in unwanted]
+            part = parts[0] = self._still_to_commit(parts[0], settled)
             try:
                 if part:
-                    await self._transact(part, settled)
+                    await self._transact(part, settled, together=together)
                 parts.pop(0)
-                tries = 0
+                tries, together = 0, True
             except Fenced as fenced:
                 self._runtime.assignment.lose(TopicPartition(*each) for each in fenced.partitions)
             except RegistryChanged:
                 await self._runtime.registration.catch_up()
-            except _HandlerFailed as failure:
+            except (_WritesFailed, _HandlerFailed) as failure:
                 if await self._passes(failure.origin, tries):
                     tries += 1
-                else:
+                    continue
+                tries, together = 0, isinstance(failure, _HandlerFailed)
+                if isinstance(failure, _HandlerFailed):
                     self._take_out(parts, failure.execution, failure.error, settled)
-                    tries = 0
             except StoreError as error:
                 # A constraint that is checked at the commit will not be satisfied by trying again.
                 if await self._passes(error, tries, may_pass=not isinstance(error, IntegrityViolation)):
@@ -93,6 +102,13 @@ class AtomicStep:
                     self._take_out(parts, part[0], error, settled)
         return settled
 
+    def _still_to_commit(self, part: Sequence[Execution], settled: Settled) -> list[Execution]:
+        """Those of partitions that are still ours, and for whom somebody is still to see them."""
+        ours = [each for each in part if self._runtime.assignment.owns(each.delivery.source)]
+        unwanted = [each for each in ours if self._is_unwanted(each)]
+        settled.unwanted += unwanted
+        return [each for each in ours if each not in unwanted] if unwanted else ours
+
     def _is_unwanted(self, execution: Execution) -> bool:
         delivery = execution.delivery
         trigger = Trigger(delivery.envelope.type, delivery.record.topic)
@@ -100,7 +116,7 @@ class AtomicStep:
 
     # ── one transaction ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _transact(self, part: Sequence[Execution], settled: Settled) -> None:
+    async def _transact(self, part: Sequence[Execution], settled: Settled, *, together: bool) -> None:
         runtime = self._runtime
         # Together: what is finished, and the version under which it was known who wants to see it.
         version = runtime.registration.version
@@ -111,8 +127,8 @@ class AtomicStep:
         )
         inside: dict[Execution, Succeeded] = {}
         with runtime.outgoing.handing_over(version=version) as hand_over:
-            async with runtime.store.transaction() as transaction:
-                granted = await self._fill(transaction, part, changes, inside, version=version)
+            async with runtime.store.transaction(pause=self._longest_pause(part)) as transaction:
+                granted = await self._fill(transaction, part, changes, inside, version=version, together=together)
                 runtime.reach("before outbox")
                 hand_over.take(changes.outbox, await transaction.write(changes))
                 runtime.reach("after outbox")
@@ -135,6 +151,7 @@ class AtomicStep:
         inside: dict[Execution, Succeeded],
         *,
         version: int,
+        together: bool,
     ) -> Sequence[bool]:
         """Do in a transaction all but its last write, which gets what `changes` collects; return who was granted."""
         runtime = self._runtime
@@ -144,15 +161,39 @@ class AtomicStep:
         granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
         runtime.reach("after claim")
         live = [each for each, is_ours in zip(part, granted, strict=True) if is_ours]
-        for execution in sorted(live, key=lambda each: each.sequence):
-            if isinstance(execution.outcome, Succeeded):
-                await self._write(transaction, execution, execution.outcome.writes)
+        await self._write_kept(transaction, live, together=together)
         for execution in live:
             if isinstance(execution.outcome, Inside):
                 inside[execution] = await self._run_inside(transaction, execution)
         for execution in live:
             self._collect(changes, execution, inside.get(execution))
         return granted
+
+    def _longest_pause(self, part: Iterable[Execution]) -> timedelta | None:
+        """How long handlers may have the transaction without saying anything; None if none of them gets it."""
+        asking = [each.handler for each in part if isinstance(each.outcome, Inside) and each.handler is not None]
+        return max(map(self._deadline_inside, asking), default=None)
+
+    def _deadline_inside(self, handler: Handler) -> timedelta:
+        limits = self._runtime.limits
+        return min(handler.deadline or limits.deadline, limits.connection_deadline)
+
+    async def _write_kept(self, transaction: Transaction, live: Iterable[Execution], *, together: bool) -> None:
+        """The kept writes of handlers that have run, in the order of their events: those that are alike in one go."""
+        in_order = sorted(live, key=lambda each: each.sequence)
+        writes = [
+            (each, write) for each in in_order if isinstance(each.outcome, Succeeded) for write in each.outcome.writes
+        ]
+        for sql, alike in groupby(writes, key=lambda each: each[1].sql):
+            group = list(alike)
+            if together and len(group) > 1:
+                try:
+                    await transaction.connection.executemany(sql, [write.args for _, write in group])
+                except Exception as error:  # their arguments are the user's, so it may be anything
+                    raise _WritesFailed(error) from error
+                continue
+            for execution, write in group:
+                await self._write(transaction, execution, [write])
 
     async def _write(self, transaction: Transaction, execution: Execution, writes: Iterable[Write]) -> None:
         for write in writes:
@@ -172,9 +213,8 @@ class AtomicStep:
         task = loop.create_task(
             runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt, transaction=transaction)
         )
-        limits = runtime.limits
-        runtime.deadlines.watch(task, min(handler.deadline or limits.deadline, limits.connection_deadline))
-        watcher = loop.create_task(watch_wait(task, handler, runtime.clock, limits.foreign_wait))
+        runtime.deadlines.watch(task, self._deadline_inside(handler))
+        watcher = loop.create_task(watch_wait(task, handler, runtime.clock, runtime.limits.foreign_wait))
         too_late = HandlerTimeout(f"{handler.name} held its transaction open past its deadline.", where=handler.where)
         try:
             outcome = await _result(task)

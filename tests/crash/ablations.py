@@ -7,6 +7,7 @@ import zlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, cast
 
 from microflow.errors import TransportError
@@ -88,8 +89,8 @@ class OutboxOutside:
         return getattr(self._store, name)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        async with self._store.transaction() as transaction:
+    async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[Any]:
+        async with self._store.transaction(pause=pause) as transaction:
             without = WithoutOutbox(transaction)
             yield without
         if without.rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from microflow.errors import StoreError, StoreUnavailable, TransportError
@@ -69,9 +69,9 @@ class DisturbedStore:
         await self._store.probe()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[_Transaction]:
+    async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[_Transaction]:
         await self._moments.reach("begin")
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(pause=pause) as transaction:
             yield _Transaction(transaction, self._moments)
             await self._moments.reach("commit")
         await self._moments.reach("committed")

@@ -383,6 +383,32 @@ async def test_a_batch_that_is_larger_than_a_transaction_is_committed_in_several
 
 
 @virtual
+async def test_of_kept_writes_that_are_sent_together_the_one_that_fails_is_found() -> None:
+    """Rule 4: it is found by whose handler ran, though the database was told of all their writes in one go."""
+
+    @on("Placed", retry=NEVER)
+    async def keep(order: Placed, context: Context) -> None:
+        context.write("insert into parents values ($1)", "twice" if order.order in {"o-4", "o-7"} else order.order)
+
+    moments = Moments()
+    async with bench() as it:
+        process = await it.start(keep, migrations=[PARENTS], store=lambda store: DisturbedStore(store, moments))
+        moments.count.clear()
+        await it.emit(*[Placed(order=f"o-{number}") for number in range(10)])
+        await it.settle()
+
+        async with process.store.transaction() as transaction:
+            kept = [row["id"] for row in await transaction.connection.fetch("select id from parents")]
+        assert sorted(kept) == sorted({*(f"o-{number}" for number in range(10)), "twice"} - {"o-4", "o-7"})
+        (report,) = process.told("dead")
+        assert isinstance(report.error, UniqueViolation)
+        assert report.record.key == b"o-7"
+        assert place_raised(report.error) == f"{__file__}:{keep.__code__.co_firstlineno + 2}"
+        assert process.outcomes() == {"done": 9, "dead": 1}
+        assert moments.count["commit"] <= 3
+
+
+@virtual
 async def test_a_write_that_fails_is_found_where_it_was_asked_for() -> None:
     """It fails after its handler has returned, so no frame of its traceback is the user's."""
 

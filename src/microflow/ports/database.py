@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from microflow.connection import Connection
@@ -515,8 +515,11 @@ class Store(Protocol):
     @property
     def handlers(self) -> Handlers: ...
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+    def transaction(self, *, pause: timedelta | None = None) -> AbstractAsyncContextManager[Transaction]:
         """Begin; commit when the block ends, roll back when it raises.
+
+        A store may end a transaction that pauses between two statements, so that a process that has stopped frees its
+        locks: after seconds, but not before `pause`, the longest that a handler inside may take.
 
         An error from the commit itself may mean that it was committed: run the step again, the claims answer.
         """

@@ -86,9 +86,9 @@ class PostgresStore:
         return self._lanes
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[PostgresTransaction]:
+    async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[PostgresTransaction]:
         async with self._transactions.session() as session:
-            transaction = PostgresTransaction(session, self._names)
+            transaction = PostgresTransaction(session, self._names, pause=pause)
             try:
                 yield transaction
                 await transaction.commit()

@@ -26,12 +26,15 @@ from microflow.stores.postgres.session import Session
 SQL = statements(Path(__file__).with_name("write.sql"))
 
 PATIENCE_TO_ROLL_BACK = timedelta(seconds=1)
+AFTER_THE_LONGEST_PAUSE = timedelta(seconds=2)
+"""A handler past its deadline is cancelled and rolled back by us; the server ends those that nobody cancels."""
 
 
 class PostgresTransaction:
     """`microflow.ports.Transaction` on a lane's connection. It begins with its first statement, in one round trip."""
 
-    def __init__(self, session: Session, names: Names) -> None:
+    def __init__(self, session: Session, names: Names, *, pause: timedelta | None = None) -> None:
+        self._begin_script = ["begin"] if pause is None else ["begin", _longest_pause(pause)]
         self._session = session
         self._names = names
         self._begun = False
@@ -140,7 +143,7 @@ class PostgresTransaction:
 
     async def _script(self, statements: Sequence[str]) -> str:
         """Run statements that need no parameters, with the `begin` before them if that is still to be said."""
-        begin = [] if self._begun else ["begin"]
+        begin = [] if self._begun else self._begin_script
         self._begun = True
         return await self._session.script("; ".join([*begin, *statements]))
 
@@ -195,3 +198,8 @@ class PostgresTransaction:
             "The transaction was ended behind microflow's back.",
             why="Something called commit or rollback on `connection.raw`; its claims and events may be lost.",
         )
+
+
+def _longest_pause(pause: timedelta) -> str:
+    limit = (pause + AFTER_THE_LONGEST_PAUSE) // timedelta(milliseconds=1)
+    return f"set local idle_in_transaction_session_timeout = {limit}"

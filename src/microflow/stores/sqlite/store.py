@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class SqliteStore:
         return self._database.path
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+    async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[SqliteTransaction]:
         async with self._database.writing(runs_foreign_code=True) as connection:
             transaction = SqliteTransaction(connection, self._names, self._open_session)
             try:
