@@ -14,11 +14,12 @@ from weakref import WeakKeyDictionary
 
 from microflow.caution import Turn
 from microflow.clocks import SystemClock
-from microflow.connect import dialect_of
+from microflow.connect import dialect_of, is_postgres
+from microflow.database_clock import DatabaseClock
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
 from microflow.lookout import Lookout
-from microflow.ports import Clock
+from microflow.ports import Clock, Store
 from microflow.reaching import Reaching
 from microflow.readiness import Readiness
 from microflow.reports import Observe, look_away
@@ -72,13 +73,15 @@ async def running(
     """
     settings = read_settings() if settings is None else settings
     definition = build(service_of(service), topics=settings.topics)
-    clock = clock or SystemClock()
+    machine = clock or SystemClock()
     async with AsyncExitStack() as opened:
-        reaching = Reaching(settings, clock=clock)
+        reaching = Reaching(settings, clock=machine)
         transport = await reaching.log()
         opened.push_async_callback(transport.close)
         store = await reaching.store(definition.name)
         opened.push_async_callback(store.close)
+        if clock is None:
+            clock = await opened.enter_async_context(_clock_of(store, settings.database_of(definition.name), machine))
         surroundings = Surroundings(
             store=store,
             transport=transport,
@@ -105,6 +108,17 @@ async def run(service: Service | ModuleType, *, settings: Settings | None = None
     """Run a service until this task is cancelled, or raise why it cannot go on. Installs no signal handlers."""
     async with running(service, settings=settings) as it:
         await it.ended()
+
+
+@asynccontextmanager
+async def _clock_of(store: Store, url: str, machine: Clock) -> AsyncIterator[Clock]:
+    """The time that all processes of a service have: a server's, if its database is on one."""
+    if not is_postgres(url):
+        yield machine
+        return
+    clock = await DatabaseClock.read(store.time, machine=machine)
+    async with clock.kept_right(store.time):
+        yield clock
 
 
 def process_name() -> str:
