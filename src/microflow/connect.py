@@ -44,9 +44,10 @@ async def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
             fix="HOST:PORT,… or local:PATH or memory:",
         )
     # Not at the top: the driver takes longer to import than everything that an embedded service needs.
-    from microflow.transports.kafka import ClientSettings, KafkaTransport
+    from microflow.transports.kafka import Given, KafkaTransport, read_client_settings
 
-    return await KafkaTransport.open(ClientSettings(servers=address))
+    given = {name: Given(*each) for name, each in settings.kafka_client.items()}
+    return await KafkaTransport.open(read_client_settings(address, given))
 
 
 async def connect_store(settings: Settings, *, service: str, clock: Clock) -> Store:

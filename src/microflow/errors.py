@@ -23,8 +23,9 @@ MicroflowError
 │       ├── UniqueViolation · ForeignKeyViolation · NotNullViolation · CheckViolation
 └── TransportError           the log said no
     ├── LogUnreachable       … nothing: nobody answers at its address; somebody may, soon
+    ├── LogRefused           … because we lack a permission, as a member of a group or altogether
     ├── LogGone              … and will not be there again: it was deleted
-    ├── TopicRefused         … because this topic is missing, or may not be written; others may be well
+    ├── TopicRefused         … because this topic is missing, or closed to us; others may be well
     └── RecordTooLarge       … and will never take this record
 """
 
@@ -197,8 +198,12 @@ class LogGone(TransportError):
     """The log was deleted, or replaced by another one, while it was open: what is published now is lost."""
 
 
+class LogRefused(TransportError):
+    """The log answers, and we lack a permission: to be a member of a group, or to publish anything."""
+
+
 class TopicRefused(TransportError):
-    """The log does not have this topic, or does not let us write to it. Other topics may be well."""
+    """The log does not have this topic, or does not let us see, read or write it. Other topics may be well."""
 
 
 class RecordTooLarge(TransportError):

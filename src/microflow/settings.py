@@ -10,13 +10,13 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from microflow.addresses import masked
+from microflow.addresses import MASK, masked
 from microflow.errors import SettingsError
 from microflow.project_files import ProjectFile, find_project_file
 from microflow.setting_values import Reader, count, one_of, retention, span, text
@@ -70,6 +70,8 @@ TOPIC_SETTINGS = (
 )
 """What `microflow topics` gives every topic, unless `[tool.microflow.topic.NAME]` says otherwise for one."""
 TABLES = ("topics", "topic", "services")
+KAFKA_CLIENT = "MICROFLOW_KAFKA_"
+"""With this begin the variables that set up Kafka's clients, by the names that those have for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +94,16 @@ EVERY_TOPIC = TopicSettings(partitions=6)
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
-    """`home` is where `.microflow/` lies; `kafka` is `host:port,…`, `local:PATH` or `memory:`; `databases` maps
-    services to URLs and `database` is that of all others (None: a SQLite file each in `.microflow/`); `topics`
-    records the topic of types that do not say it themselves; `topic` is how topics are made and `topic_of` how those
-    are that differ; `wait` is how long a start waits for a log or a database that is not up yet, `drain` the longest
-    a stop may take; `health` is where `/live` and `/ready` are answered."""
+    """`home` is where `.microflow/` lies; `kafka` is `host:port,…`, `local:PATH` or `memory:`, and `kafka_client` what
+    its clients are told, each with its place; `databases` maps services to URLs and `database` is that of all others
+    (None: a SQLite file each in `.microflow/`); `topics` records the topic of types that do not say it themselves;
+    `topic` is how topics are made and `topic_of` how those are that differ; `wait` is how long a start waits for a log
+    or a database that is not up yet, `drain` the longest a stop may take; `health` is where `/live` and `/ready` are
+    answered."""
 
     home: Path
     kafka: str
+    kafka_client: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     database: str | None = None
     databases: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
@@ -118,6 +122,7 @@ class Settings:
     def __repr__(self) -> str:
         # Printed by whoever debugs, and sent to whoever collects errors: no password is in it.
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["kafka_client"] = dict.fromkeys(self.kafka_client, MASK)
         values["database"] = None if self.database is None else masked(self.database)
         values["databases"] = {service: masked(url) for service, url in self.databases.items()}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
@@ -168,6 +173,7 @@ def read_settings(
     environment = os.environ if environment is None else environment
     typed = {name: value for name, value in (flags or {}).items() if value is not None}
     file = find_project_file(Path.cwd() if folder is None else folder)
+    file, kafka_client = _kafka_client(environment, file)
     file.check_names([*(each.name for each in SETTINGS), *TABLES])
     _warn_of_unknown(environment)
     values = {each.name: _value(each, typed, environment, file) for each in SETTINGS}
@@ -178,7 +184,13 @@ def read_settings(
         databases = {}  # what was typed goes before what is set for one service
     topic = _topic_settings(typed, environment, file)
     return Settings(
-        home=file.home, databases=databases, topics=file.topics(), topic=topic[0], topic_of=topic[1], **values
+        home=file.home,
+        kafka_client=kafka_client,
+        databases=databases,
+        topics=file.topics(),
+        topic=topic[0],
+        topic_of=topic[1],
+        **values,
     )
 
 
@@ -214,6 +226,35 @@ def _topic_settings(
     return TopicSettings(**values), topic_of
 
 
+def _kafka_client(environment: Mapping[str, str], file: ProjectFile) -> tuple[ProjectFile, dict[str, tuple[str, str]]]:
+    """What Kafka's clients are told, by `MICROFLOW_KAFKA_…` and `[tool.microflow.kafka]`, and the file without it."""
+    table, own = dict(file.table), file.table.get("kafka")
+    given: dict[str, tuple[str, str]] = {}
+    if isinstance(own, Mapping):
+        del table["kafka"]
+        for written, value in _flat(own):
+            name, where = written.lower().replace(".", "_").replace("-", "_"), f"kafka.{written} in {file.where}"
+            if name in ("servers", "bootstrap_servers"):
+                table["kafka"] = value
+            elif isinstance(value, str | int):
+                given[name] = str(value), where
+            else:
+                raise SettingsError(f"{where} is neither a text nor a number.")
+    for variable, value in environment.items():
+        if variable.startswith(KAFKA_CLIENT) and value and not _OF_A_SERVICE.fullmatch(variable):
+            given[variable.removeprefix(KAFKA_CLIENT).lower()] = value, variable
+    return replace(file, table=table), given
+
+
+def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The names and values of a table; `ssl.key.password = …` is three tables deep in TOML."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{rest}", each) for rest, each in _flat(value))
+        else:
+            yield name, value
+
+
 # ── the environment ───────────────────────────────────────────────────────────────────────────────────────────────
 
 _OF_A_SERVICE = re.compile(r"MICROFLOW_(.+)_DATABASE")
@@ -223,7 +264,7 @@ _OF_OUR_TESTS = ("MICROFLOW_TEST_", "MICROFLOW_SEEDS")
 def _warn_of_unknown(environment: Mapping[str, str]) -> None:
     known = [each.variable for each in (*SETTINGS, *TOPIC_SETTINGS)]
     for name in environment:
-        if not name.startswith("MICROFLOW_") or name in known or name.startswith(_OF_OUR_TESTS):
+        if not name.startswith("MICROFLOW_") or name in known or name.startswith((KAFKA_CLIENT, *_OF_OUR_TESTS)):
             continue
         if not _OF_A_SERVICE.fullmatch(name):
             near = difflib.get_close_matches(name, known, n=1)

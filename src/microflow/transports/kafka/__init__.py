@@ -1,4 +1,7 @@
-"""The Kafka transport."""
+"""Kafka: the log of production, by aiokafka."""
 
-from microflow.transports.kafka.client_settings import ClientSettings as ClientSettings
-from microflow.transports.kafka.transport import KafkaTransport as KafkaTransport
+from microflow.transports.kafka.client_settings import ClientSettings
+from microflow.transports.kafka.reading_settings import Given, read_client_settings
+from microflow.transports.kafka.transport import KafkaTransport
+
+__all__ = ["ClientSettings", "Given", "KafkaTransport", "read_client_settings"]

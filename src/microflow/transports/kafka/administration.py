@@ -37,8 +37,7 @@ class KafkaAdministration:
         found = await self._topics.describe(names)
         if not found:
             return {}
-        metadata = await self._client.topics(found.keys())
-        copies = {topic[1]: len(topic[4][0][4]) for topic in metadata.topics if topic[4]}
+        copies = await self._client.topics(found.keys(), _copies)
         settings = await self._client.ask(
             DescribeConfigsRequest([(TOPIC, name, [RETENTION, MIN_IN_SYNC]) for name in found], False),
             configs,
@@ -99,15 +98,19 @@ class KafkaAdministration:
         """Return when a broker knows the topics and who leads each of their partitions."""
         async with asyncio.timeout(UNTIL_LED):
             while True:
-                metadata = await self._client.topics([name for name in names if LEGAL.fullmatch(name)])
-                led = {
-                    topic[1]: sum(partition[2] >= 0 for partition in topic[4])
-                    for topic in metadata.topics
-                    if all(partition[2] >= 0 for partition in topic[4])
-                }
+                led = await self._client.topics([name for name in names if LEGAL.fullmatch(name)], _led)
                 if all(led.get(name, 0) >= (partitions or {}).get(name, 1) for name in names):
                     return
                 await asyncio.sleep(0.05)
+
+
+def _copies(metadata: Any) -> dict[str, int]:
+    return {topic[1]: len(topic[4][0][4]) for topic in metadata.topics if topic[4]}
+
+
+def _led(metadata: Any) -> dict[str, int]:
+    """How many partitions each topic has, of those topics that are led everywhere."""
+    return {topic[1]: len(topic[4]) for topic in metadata.topics if all(each[2] >= 0 for each in topic[4])}
 
 
 def layout_of(partitions: int, copies: int | None, settings: Mapping[str, str]) -> TopicLayout:

@@ -12,9 +12,10 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from aiokafka import errors as kafka
-from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from microflow.errors import TransportError
 from microflow.ports import TopicPartition
@@ -29,6 +30,10 @@ PATIENCE = timedelta(seconds=5)
 
 BACKOFF = 0.1
 FIRST_ATTEMPT = 5.0
+FIRST_WORD = 2.0
+LARGEST_ANSWER = 1 << 24
+ASK_FOR_VERSIONS = bytes.fromhex("0000000a 0012 0000 00000001 0000".replace(" ", ""))
+"""ApiVersions, version 0, from a client without a name: the first request of every conversation."""
 
 
 class Client:
@@ -42,7 +47,7 @@ class Client:
     async def start(self) -> None:
         """Reach the cluster once. Raises TransportError with the reason in plain words."""
         try:
-            async with asyncio.timeout(2 * FIRST_ATTEMPT):
+            async with asyncio.timeout(FIRST_ATTEMPT):
                 await self._client.bootstrap()
         except (kafka.KafkaError, TimeoutError, OSError, ValueError) as error:
             cause = await self._why_unreachable()
@@ -89,17 +94,21 @@ class Client:
         cause = await self._why_unreachable()
         return transport_error(error, doing="to connect") if cause is None else self._unreachable(cause)
 
-    async def topics(self, names: Collection[str] | None, *, create: bool = False, permissions: bool = False) -> Any:
-        """The brokers' metadata of the topics named, or of all."""
-        request = DescribeTopics(names, create=create, permissions=permissions)
-        return await self.ask(request, lambda response: response, doing="to list topics")
+    async def topics(
+        self,
+        names: Collection[str] | None,
+        read: Callable[[Any], T],
+        *,
+        create: bool = False,
+        permissions: bool = False,
+    ) -> T:
+        """What `read` makes of the brokers' metadata of the topics named, or of all."""
+        doing = f"to look at {', '.join(sorted(names))}" if names else "to look at topics"
+        return await self.ask(DescribeTopics(names, create=create, permissions=permissions), read, doing=doing)
 
     async def leaders(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Who leads each partition; those that do not exist are left out."""
-        metadata = await self.topics({partition.topic for partition in partitions})
-        found = {
-            TopicPartition(topic[1], partition[1]): partition[2] for topic in metadata.topics for partition in topic[4]
-        }
+        found = await self.topics({partition.topic for partition in partitions}, _leaders)
         return {partition: found[partition] for partition in partitions if partition in found}
 
     def coordinator_of(self, group: str) -> Callable[[], Awaitable[int]]:
@@ -135,13 +144,50 @@ class Client:
         for host, port, _ in collect_hosts(self.settings.servers, randomize=False):
             try:
                 async with asyncio.timeout(FIRST_ATTEMPT):
-                    connection = await create_conn(host, port, **self.settings.one_connection())
-            except (kafka.KafkaError, OSError, TimeoutError, ValueError) as error:
+                    await self._talk_to(host, port)
+            except TimeoutError as error:
+                reason = reason or await self._first_word(host, port) or error
+            except (kafka.KafkaError, OSError, ValueError) as error:
                 reason = reason or _root(error)
-                continue
+        return reason
+
+    async def _talk_to(self, host: str, port: int) -> None:
+        connection = await create_conn(host, port, **self.settings.one_connection())
+        try:
+            async with asyncio.timeout(FIRST_WORD):
+                if not (await connection.send(MetadataRequest([]))).brokers:
+                    raise kafka.KafkaConnectionError("an answer to another question")
+        except (kafka.KafkaConnectionError, TimeoutError) as error:
+            # Versions are told to everybody, and then only those who have logged in are listened to.
+            if not self.settings.logs_in:
+                raise kafka.IllegalSaslStateError from error
+            # To a token that it does not take a broker answers by asking for more, and aiokafka does not look.
+            raise kafka.AuthenticationFailedError("the broker does not go on after the login") from error
+        finally:
             with contextlib.suppress(Exception):
                 await connection.close()
-        return reason
+
+    async def _first_word(self, host: str, port: int) -> BaseException | None:
+        """What somebody is who did not answer as a broker: None if nothing at all is said."""
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(FIRST_WORD):
+                reader, writer = await asyncio.open_connection(host, port, ssl=self.settings.ssl_context)
+                try:
+                    writer.write(ASK_FOR_VERSIONS)
+                    length = int.from_bytes(await reader.readexactly(4), "big")
+                    return kafka.KafkaProtocolError() if length > LARGEST_ANSWER else None
+                finally:
+                    writer.close()
+        return None
+
+
+def as_it_is(response: Any) -> Any:
+    """A response that holds no errors."""
+    return response
+
+
+def _leaders(metadata: Any) -> dict[TopicPartition, int]:
+    return {TopicPartition(topic[1], each[1]): each[2] for topic in metadata.topics for each in topic[4]}
 
 
 def check(code: int, about: Any = None) -> None:
@@ -156,6 +202,3 @@ def _root(error: BaseException) -> BaseException:
     if isinstance(error, kafka.KafkaConnectionError) and isinstance(error.__cause__, OSError):
         return error.__cause__
     return error
-
-
-__all__ = ["PATIENCE", "Client", "ConnectionGroup", "check"]

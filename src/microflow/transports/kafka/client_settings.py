@@ -40,6 +40,10 @@ class ClientSettings:
     def encrypted(self) -> bool:
         return self.security_protocol in ("SSL", "SASL_SSL")
 
+    @property
+    def logs_in(self) -> bool:
+        return self.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL")
+
     def connection(self) -> dict[str, Any]:
         """What every client of aiokafka takes."""
         return {

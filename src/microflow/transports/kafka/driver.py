@@ -71,6 +71,12 @@ def is_alive(consumer: AIOKafkaConsumer) -> bool:
     return not any(task.done() for task in _vital_tasks(consumer))
 
 
+def check_coordination(consumer: AIOKafkaConsumer) -> None:
+    """Raise what keeps the consumer from its group, which then tries again. `getmany` does this too, but waits for an
+    assignment first, and without a permission there never is one."""
+    consumer._coordinator.check_errors()
+
+
 def membership(consumer: AIOKafkaConsumer) -> tuple[int, str]:
     """Generation and member id as they are now. aiokafka stamps a commit with those of the moment it is sent, so an
     offset of an assignment that is over would be taken under the next one."""

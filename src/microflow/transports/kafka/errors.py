@@ -7,7 +7,7 @@ import ssl
 
 from aiokafka import errors as kafka
 
-from microflow.errors import LogUnreachable, RecordTooLarge, TransportError
+from microflow.errors import LogRefused, LogUnreachable, RecordTooLarge, TopicRefused, TransportError
 
 _DENIED = (
     kafka.TopicAuthorizationFailedError,
@@ -26,9 +26,9 @@ def transport_error(cause: BaseException, *, doing: str) -> TransportError:
     if isinstance(cause, _DENIED):
         return _denied(cause, doing)
     if isinstance(cause, kafka.InvalidTopicError):
-        return TransportError(f"Kafka refused {doing}: no topic may have that name.", fix="Letters, digits, . _ and -")
+        return TopicRefused(f"Kafka refused {doing}: no topic may have that name.", fix="Letters, digits, . _ and -")
     if isinstance(cause, kafka.UnknownTopicOrPartitionError):
-        return TransportError(
+        return TopicRefused(
             f"Kafka refused {doing}: the topic or partition does not exist.", fix="microflow topics apply"
         )
     if isinstance(cause, TimeoutError | kafka.RequestTimedOutError | kafka.KafkaTimeoutError):
@@ -46,7 +46,9 @@ def unreachable(servers: str, cause: BaseException | None, *, encrypted: bool, u
             fix="Check sasl_mechanism, sasl_username and sasl_password (MICROFLOW_KAFKA_SASL_…).",
         )
     if isinstance(cause, kafka.UnsupportedSaslMechanismError):
-        return TransportError(f"Kafka {at} does not take this sasl_mechanism.", why=_said(cause))
+        return TransportError(
+            f"Kafka {at} does not take this sasl_mechanism.", fix="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+        )
     if isinstance(cause, kafka.IllegalSaslStateError):
         return _expects_login(at)
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -86,10 +88,14 @@ def _tls_failed(at: str, cause: ssl.SSLError) -> TransportError:
 
 
 def _no_conversation(at: str, cause: BaseException | None, encrypted: bool) -> TransportError:
+    if isinstance(cause, kafka.KafkaProtocolError):
+        return TransportError(
+            f"What listens {at} is not Kafka.", why="It answers in another protocol.", fix="Check host and port."
+        )
     if isinstance(cause, kafka.KafkaConnectionError | EOFError | ConnectionResetError):
         return TransportError(
             f"What listens {at} does not speak Kafka's protocol as it was asked to.",
-            why="It closed the connection." if encrypted else "It closed the connection, as a TLS listener would.",
+            why=f"It closed the connection, as a listener {'without' if encrypted else 'with'} TLS would.",
             fix="Check the port, and security_protocol (PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL).",
         )
     if cause is None or isinstance(cause, TimeoutError | kafka.RequestTimedOutError):
@@ -114,7 +120,8 @@ def _denied(cause: BaseException, doing: str) -> TransportError:
         resource = "group"
     elif isinstance(cause, kafka.ClusterAuthorizationFailedError):
         resource = "cluster"
-    return TransportError(
+    kind = TopicRefused if resource == "topic" else LogRefused
+    return kind(
         f"Kafka does not permit {doing}.",
         why=f"The user we are connected as lacks a permission on the {resource}.",
         fix="kafka-acls --add --allow-principal User:… (docs/operations.md lists what a service needs)",
@@ -126,5 +133,4 @@ def _said(cause: BaseException) -> str:
     text = str(cause).strip()
     if isinstance(cause, kafka.BrokerResponseError):
         text = text.removeprefix(f"[Error {cause.errno}]").strip()
-        return text or getattr(cause, "description", "") or type(cause).__name__
-    return text or type(cause).__name__
+    return text.removeprefix(f"{type(cause).__name__}:").strip() or type(cause).__name__

@@ -223,12 +223,15 @@ class Following:
                 return
             await self._tell_again()
             try:
+                driver.check_coordination(self._consumer)
                 await self._look_at_topics()
                 if await self._is_stalled() or await self._is_expelled():
                     return
             except TransportError as error:
                 self._progress.forget()
                 self.fail(error)
+            except kafka.KafkaError as error:
+                self.fail(transport_error(error, doing=f"to be a member of the group {self._group}"))
 
     async def _tell_again(self) -> None:
         """Tell a listener that failed once more, or one whose partitions are not what they were."""

@@ -14,7 +14,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 
 from microflow.errors import TransportError
 from microflow.ports import Committed, TopicPartition
-from microflow.transports.kafka.client import Client, check
+from microflow.transports.kafka.client import Client, as_it_is, check
 
 UNTIL_COMMITTED = timedelta(seconds=3)
 """Offsets are for displays: nobody waits longer for them, least of all whoever gives partitions away."""
@@ -88,7 +88,7 @@ async def groups(client: Client) -> frozenset[str]:
         return [group[0] for group in response.groups]
 
     found: set[str] = set()
-    for broker in (await client.topics([])).brokers:
+    for broker in (await client.topics([], as_it_is)).brokers:
         found.update(await client.ask(ListGroupsRequest(), read, doing="to list groups", of=partial(_node, broker[0])))
     return frozenset(found)
 

@@ -11,7 +11,7 @@ from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from microflow.ports import GroupMember, GroupState, LogState, TopicState
 from microflow.transports.kafka.administration import MIN_IN_SYNC, RETENTION, layout_of
-from microflow.transports.kafka.client import Client, check
+from microflow.transports.kafka.client import Client, as_it_is, check
 from microflow.transports.kafka.limits import TOPIC, configs
 from microflow.transports.kafka.protocol import DescribeGroup
 from microflow.transports.kafka.topics import LEGAL, MISSING
@@ -36,7 +36,7 @@ class KafkaInspection:
 
     async def log(self, topics: Collection[str]) -> LogState:
         names = [name for name in topics if LEGAL.fullmatch(name)]
-        metadata = await self._client.topics(names, permissions=True)
+        metadata = await self._client.topics(names, as_it_is, permissions=True)
         settings = await self._settings([topic[1] for topic in metadata.topics if topic[0] == 0])
         return LogState(
             brokers=len(metadata.brokers),

@@ -17,7 +17,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
-from microflow.errors import RecordTooLarge, TransportError
+from microflow.errors import LogRefused, RecordTooLarge, TopicRefused, TransportError
 from microflow.ports import Record, TopicPartition
 from microflow.transports.kafka import driver
 from microflow.transports.kafka.client_settings import ClientSettings
@@ -213,7 +213,9 @@ class Publisher:
                 await producer.start()
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             await driver.stop_producer(producer, within=0)
-            raise transport_error(error, doing="to begin publishing") from error
+            if isinstance(error, kafka.ClusterAuthorizationFailedError):
+                raise _denied() from error
+            raise transport_error(error, doing="to publish") from error
         return producer
 
     async def _give_up(self, producer: AIOKafkaProducer) -> None:
@@ -265,14 +267,22 @@ def _fail(stream: Stream, errors: list[TransportError | None], error: TransportE
         errors[index] = behind if isinstance(error, RecordTooLarge) else error
 
 
-def _does_not_exist(partition: TopicPartition, count: int) -> TransportError:
+def _denied() -> LogRefused:
+    return LogRefused(
+        "Kafka does not permit us to publish anything.",
+        why="The user we are connected as may write to no topic at all.",
+        fix="kafka-acls --add --allow-principal User:… --operation Write --topic …",
+    )
+
+
+def _does_not_exist(partition: TopicPartition, count: int) -> TopicRefused:
     if count:
-        return TransportError(f"{_named(partition)} does not exist: {partition.topic} has {count} partitions.")
+        return TopicRefused(f"{_named(partition)} does not exist: {partition.topic} has {count} partitions.")
     if not LEGAL.fullmatch(partition.topic):
-        return TransportError(
+        return TopicRefused(
             f"No topic can be called {partition.topic!r}.", why="Letters, digits, . _ and - make up to 249 characters."
         )
-    return TransportError(f"The topic {partition.topic} does not exist.", fix="microflow topics apply")
+    return TopicRefused(f"The topic {partition.topic} does not exist.", fix="microflow topics apply")
 
 
 def _size(record: Record) -> int:

@@ -133,6 +133,8 @@ class KafkaSubscription:
         records, failures = await reading.take_one_by_one(max_records=max_records)
         if isinstance(error, kafka.OffsetOutOfRangeError):
             failures |= {TopicPartition(*place): error for place in error.args[0]}
+        elif isinstance(error, kafka.TopicAuthorizationFailedError):
+            failures |= {each: error for each in reading.active if each.topic in error.args}
         elif not failures:
             self._following.fail(transport_error(error, doing=f"to read {self._names}"))
         for partition, failure in failures.items():

@@ -39,13 +39,13 @@ class KafkaTopics:
         return self._cluster_id
 
     async def describe(self, names: Collection[str] | None = None) -> Mapping[str, Topic]:
-        return _topics(await self._metadata(names))
+        return await self._metadata(names)
 
     async def ensure(self, names: Collection[str]) -> frozenset[str]:
         missing = frozenset(names)
         pauses = UNTIL_CREATED if self._limits.brokers_create_topics else ()
         for pause in (*pauses, 0.0):
-            found = _topics(await self._metadata(missing, create=True))
+            found = await self._metadata(missing, create=True)
             missing -= found.keys()
             if not missing:
                 break
@@ -102,10 +102,10 @@ class KafkaTopics:
         request = OffsetRequest(-1, isolation, list(by_topic.items()))
         return await self._client.ask(request, _offsets, doing="to look up offsets", of=led_by)
 
-    async def _metadata(self, names: Collection[str] | None, *, create: bool = False) -> Any:
+    async def _metadata(self, names: Collection[str] | None, *, create: bool = False) -> dict[str, Topic]:
         if names is not None:
             names = [name for name in names if LEGAL.fullmatch(name)]
-        return await self._client.topics(names, create=create)
+        return await self._client.topics(names, _topics, create=create)
 
 
 def _topics(metadata: Any) -> dict[str, Topic]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from microflow.errors import TransportError
 from microflow.ports import RebalanceListener, Record, Subscription
 from microflow.transports.kafka.administration import KafkaAdministration
-from microflow.transports.kafka.client import Client
+from microflow.transports.kafka.client import Client, as_it_is
 from microflow.transports.kafka.client_settings import ClientSettings
 from microflow.transports.kafka.inspection import KafkaInspection
 from microflow.transports.kafka.limits import TopicLimits
@@ -39,7 +39,7 @@ class KafkaTransport:
         client = Client(settings)
         await client.start()
         try:
-            metadata = await client.topics([])
+            metadata = await client.topics([], as_it_is)
             limits = TopicLimits(client)
             await limits.start(metadata.brokers[0][0])
         except BaseException:
