@@ -17,7 +17,16 @@ from typing import TypeVar
 from microflow.caution import Caution
 from microflow.deliveries import Delivery, Execution, Postponed
 from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
-from microflow.errors import ContractError, DecodeError, Fenced, IdentityError, LogGone, StoreError, TransportError
+from microflow.errors import (
+    ContractError,
+    DecodeError,
+    Fenced,
+    IdentityError,
+    LogGone,
+    LogRefused,
+    StoreError,
+    TransportError,
+)
 from microflow.handlers import Handler, Trigger
 from microflow.ids import content_of
 from microflow.lanes import Lane
@@ -68,6 +77,7 @@ class Intake:
         self._refusal: Exception | None = None
         self._changing = asyncio.Lock()
         self.rebalancing = True
+        self._has_joined = False
         self.joined = Signal(runtime.clock)
         self.skipped = 0
         self.changed = Signal(runtime.clock)
@@ -75,7 +85,8 @@ class Intake:
     async def run(self, *, cluster_id: str, database_id: str) -> None:
         """Be a member of the service's group until `stop`.
 
-        Raises IdentityError if group and database do not match, LogGone and StoreGone if one of them was deleted.
+        Raises IdentityError if group and database do not match, LogGone and StoreGone if one of them was deleted, and
+        LogRefused if a permission is missing from the start.
         """
         self._cluster_id, self._database_id = cluster_id, database_id
         topics = self._runtime.definition.topics.keys()
@@ -137,6 +148,8 @@ class Intake:
         except LogGone:
             raise
         except TransportError as error:
+            if isinstance(error, LogRefused) and not self._has_joined:
+                raise  # nobody would see what is missing if the start waited for it
             if not self._stopping:
                 logger.warning("the log does not answer (%s); trying again", error)
                 await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
@@ -287,6 +300,7 @@ class Intake:
             return
         self.rebalancing = False
         self._runtime.reach("after assign")
+        self._has_joined = True
         self.joined.set()
         self.changed.set()
 
@@ -417,7 +431,7 @@ class Intake:
         while True:
             try:
                 return await ask()
-            except LogGone:
+            except (LogGone, LogRefused):
                 raise
             except TransportError as error:
                 logger.warning("the log does not answer (%s); trying again", error)
