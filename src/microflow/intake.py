@@ -25,6 +25,7 @@ from microflow.errors import (
     LogGone,
     LogRefused,
     StoreError,
+    TopicRefused,
     TransportError,
 )
 from microflow.handlers import Handler, Trigger
@@ -86,7 +87,7 @@ class Intake:
         """Be a member of the service's group until `stop`.
 
         Raises IdentityError if group and database do not match, LogGone and StoreGone if one of them was deleted, and
-        LogRefused if a permission is missing from the start.
+        LogRefused or TopicRefused if a permission is missing from the start.
         """
         self._cluster_id, self._database_id = cluster_id, database_id
         topics = self._runtime.definition.topics.keys()
@@ -148,7 +149,7 @@ class Intake:
         except LogGone:
             raise
         except TransportError as error:
-            if isinstance(error, LogRefused) and not self._has_joined:
+            if isinstance(error, LogRefused | TopicRefused) and not self._has_joined:
                 raise  # nobody would see what is missing if the start waited for it
             if not self._stopping:
                 logger.warning("the log does not answer (%s); trying again", error)
@@ -431,7 +432,7 @@ class Intake:
         while True:
             try:
                 return await ask()
-            except (LogGone, LogRefused):
+            except (LogGone, LogRefused, TopicRefused):
                 raise
             except TransportError as error:
                 logger.warning("the log does not answer (%s); trying again", error)
