@@ -93,6 +93,17 @@ class KafkaAdministration:
                 _refuse("alter", name, code, message)
 
         await self._client.ask(AlterSettings(TOPIC, changes), read, doing="to change the settings of topics")
+        await self._until_altered({name: dict(settings) for name, settings in changes.items()})
+
+    async def _until_altered(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        """Return when a broker knows the new settings; those that may not be read are taken for changed."""
+        request = DescribeConfigsRequest([(TOPIC, name, list(settings)) for name, settings in changes.items()], False)
+        async with asyncio.timeout(UNTIL_LED):
+            while True:
+                found = await self._client.ask(request, configs, doing="to read the settings of topics")
+                if all(settings.items() <= found.get(name, settings).items() for name, settings in changes.items()):
+                    return
+                await asyncio.sleep(0.05)
 
     async def _until_led(self, names: Collection[str], *, partitions: Mapping[str, int] | None = None) -> None:
         """Return when a broker knows the topics and who leads each of their partitions."""

@@ -46,13 +46,14 @@ class Client:
 
     async def start(self) -> None:
         """Reach the cluster once. Raises TransportError with the reason in plain words."""
+        # First by ourselves: aiokafka only logs why it cannot, and when it is cut short it leaves a connection open.
+        if (cause := await self._why_unreachable()) is not None:
+            raise self._unreachable(cause) from cause
         try:
-            async with asyncio.timeout(FIRST_ATTEMPT):
-                await self._client.bootstrap()
-        except (kafka.KafkaError, TimeoutError, OSError, ValueError) as error:
-            cause = await self._why_unreachable()
+            await self._client.bootstrap()
+        except (kafka.KafkaError, TimeoutError, OSError) as error:
             await self._client.close()
-            raise self._unreachable(cause) from (cause or error)
+            raise self._unreachable(error) from error
 
     async def close(self) -> None:
         await self._client.close()
@@ -139,12 +140,13 @@ class Client:
         return unreachable(settings.servers, cause, encrypted=settings.encrypted, user=settings.sasl_username)
 
     async def _why_unreachable(self) -> BaseException | None:
-        """What an attempt to talk to the first server ends with; aiokafka only logs it."""
+        """Why no server can be talked to: what it is with the first one. None if one can."""
         reason: BaseException | None = None
         for host, port, _ in collect_hosts(self.settings.servers, randomize=False):
             try:
                 async with asyncio.timeout(FIRST_ATTEMPT):
                     await self._talk_to(host, port)
+                return None
             except TimeoutError as error:
                 reason = reason or await self._first_word(host, port) or error
             except (kafka.KafkaError, OSError, ValueError) as error:
