@@ -201,18 +201,7 @@ class Bench:
 
     async def published(self, topic: str) -> list[Record]:
         """The records of a topic, partition by partition."""
-        records: list[Record] = []
-        found = (await self.log.topics.describe([topic])).get(topic)
-        if found is None:
-            return []
-        sources = [TopicPartition(topic, number) for number in range(found.partitions)]
-        bounds = await self.log.topics.bounds(sources)
-        left = sum(bound.end - bound.beginning for bound in bounds.values())
-        async with self.log.subscribe([topic], group=None, listener=(listener := _FromTheStart())) as reader:
-            listener.reader = reader
-            while len(records) < left:
-                records += await reader.fetch(max_records=1000, wait=timedelta(seconds=1))
-        return sorted(records, key=lambda each: (each.partition, each.offset))
+        return await read_all(self.log, topic)
 
     # ── waiting and looking ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,6 +259,22 @@ class Bench:
         for store in (*self._handles, *self._stores.values()):
             await store.close()
         await self.log.close()
+
+
+async def read_all(log: LocalTransport, topic: str) -> list[Record]:
+    """The records of a topic, partition by partition."""
+    records: list[Record] = []
+    found = (await log.topics.describe([topic])).get(topic)
+    if found is None:
+        return []
+    sources = [TopicPartition(topic, number) for number in range(found.partitions)]
+    bounds = await log.topics.bounds(sources)
+    left = sum(bound.end - bound.beginning for bound in bounds.values())
+    async with log.subscribe([topic], group=None, listener=(listener := _FromTheStart())) as reader:
+        listener.reader = reader
+        while len(records) < left:
+            records += await reader.fetch(max_records=1000, wait=timedelta(seconds=1))
+    return sorted(records, key=lambda each: (each.partition, each.offset))
 
 
 class _FromTheStart:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from microflow.errors import StoreUnavailable, TransportError
+from microflow.errors import StoreError, StoreUnavailable, TransportError
 from microflow.outbox import Outbox
 from microflow.ports import Changes, Clock, Migration, OrderingKey, OutboxRow, Record, Store, Transport
 from microflow.relay import Relay
@@ -134,7 +134,7 @@ class Emitter:
             self.emitted += count
             if hand_over.leaves_some:
                 self.relay.wake()
-        except StoreUnavailable:
+        except StoreError:  # what went wrong, or a lock that one who is paused has for too long
             pass
 
     async def _count(self, transaction: Any, key: str) -> int:
