@@ -274,6 +274,12 @@ class Outgoing:
         self._in_hand.discard(entry.position)
         self._bytes -= entry.size
 
+    def _tell_room(self) -> None:
+        if self._wants_room and len(self._in_hand) <= self._most // 2 and self._bytes <= MOST_BYTES // 2:
+            self._wants_room = False
+            self._room.set()
+            self._wake()
+
     def _renounce(self, destinations: Iterable[Destination]) -> None:
         """Rows that have a publisher are the scan's now: whatever comes after them must not take them for its own.
 
@@ -342,6 +348,7 @@ class Outgoing:
             dropped.extend(self._queues.pop(partition))
         for entry in dropped:
             self._let_go(entry)
+        self._tell_room()
         self.published += len(positions)
         self._forget(positions)
         if any(entry.was_handed_over for entry in dropped):
@@ -380,10 +387,7 @@ class Outgoing:
                 self._in_hand.difference_update(positions)
                 if self._just_deleted is not None:
                     self._just_deleted.update(positions)
-                if self._wants_room and len(self._in_hand) <= self._most // 2:
-                    self._wants_room = False
-                    self._room.set()
-                    self._wake()
+                self._tell_room()
         finally:
             self._is_deleting = False
 

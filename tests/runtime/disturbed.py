@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
-from microflow.errors import StoreError, StoreUnavailable, TransportError
+from microflow.errors import RecordTooLarge, StoreError, StoreUnavailable, TopicRefused, TransportError
 from microflow.ports import (
     Appended,
     Changes,
@@ -144,28 +144,73 @@ class _Transaction:
 
 
 class DisturbedLog:
-    """A log with `moments`: publish, published; the partitions in `refuse` take nothing, those in `refuse_once` not
-    the next time."""
+    """A log with `moments`: publish, published. The partitions in `refuse` take nothing, those in `refuse_once` not the
+    next time; topics that are `forbidden` take nothing, `missing` ones are not there; no record may exceed `limit`."""
 
     def __init__(self, transport: LocalTransport, moments: Moments) -> None:
         self._transport = transport
         self._moments = moments
         self.refuse: set[TopicPartition] = set()
         self.refuse_once: set[TopicPartition] = set()
+        self.forbidden: set[str] = set()
+        self.missing: set[str] = set()
+        self.limit: int | None = None
+        self.calls: list[Sequence[Record]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    @property
+    def topics(self) -> Any:
+        return _Topics(self._transport.topics, self.missing)
+
     async def publish(self, records: Sequence[Record]) -> Sequence[TransportError | None]:
+        self.calls.append(records)
         await self._moments.reach("publish")
-        refused = {each.source for each in records} & (self.refuse | self.refuse_once)
-        self.refuse_once -= refused
-        errors = iter(await self._transport.publish([each for each in records if each.source not in refused]))
-        every = [TransportError("no leader") if each.source in refused else next(errors) for each in records]
+        failed: dict[TopicPartition, TransportError] = {}
+        taken: list[Record] = []
+        answers: list[TransportError | None] = []
+        for record in records:
+            if record.source not in failed and (refusal := self._refusal(record)) is not None:
+                failed[record.source] = refusal
+            answers.append(failed.get(record.source))
+            if record.source not in failed:
+                taken.append(record)
+        self.refuse_once -= failed.keys()
+        errors = iter(await self._transport.publish(taken))
+        answers = [next(errors) if answer is None else answer for answer in answers]
         await self._moments.reach("published")
-        return every
+        return answers
+
+    def _refusal(self, record: Record) -> TransportError | None:
+        if record.topic in self.forbidden | self.missing:
+            return TopicRefused(f"not authorised for {record.topic}")
+        if record.source in self.refuse | self.refuse_once:
+            return TransportError("no leader")
+        if self.limit is not None and len(record.value or b"") > self.limit:
+            return RecordTooLarge(f"{len(record.value or b'')} bytes")
+        return None
 
     def subscribe(
         self, topics: Collection[str], *, group: str | None, listener: RebalanceListener
     ) -> AbstractAsyncContextManager[Subscription]:
         return self._transport.subscribe(topics, group=group, listener=listener)
+
+
+class _Topics:
+    """A log's topics, some of which are not there and are not made either."""
+
+    def __init__(self, topics: Any, missing: set[str]) -> None:
+        self._topics = topics
+        self._missing = missing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._topics, name)
+
+    async def ensure(self, names: Collection[str]) -> frozenset[str]:
+        missing: frozenset[str] = await self._topics.ensure(set(names) - self._missing)
+        return missing | (self._missing & set(names))
+
+    async def describe(self, names: Collection[str] | None = None) -> Mapping[str, Any]:
+        found = await self._topics.describe(names)
+        return {name: topic for name, topic in found.items() if name not in self._missing}
