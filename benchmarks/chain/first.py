@@ -19,7 +19,7 @@ class Continued(Event, key="account"):
 async def carry_on(begun: Begun, context: Context) -> Continued:
     context.write(
         "insert into accounts (account, events, last) values ($1, 1, $2) "
-        "on conflict (account) do update set events = events + 1, last = excluded.last",
+        "on conflict (account) do update set events = accounts.events + 1, last = excluded.last",
         begun.account,
         begun.number,
     )

@@ -19,7 +19,7 @@ class Ended(Event, key="account"):
 async def bring_to_an_end(continued: Continued, context: Context) -> Ended:
     context.write(
         "insert into accounts (account, events, last) values ($1, 1, $2) "
-        "on conflict (account) do update set events = events + 1, last = excluded.last",
+        "on conflict (account) do update set events = accounts.events + 1, last = excluded.last",
         continued.account,
         continued.number,
     )

@@ -1,0 +1,91 @@
+"""Hops: how many events a second somebody takes from one topic to the next, and what that costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from flow import BenchmarkError
+from machine import cpu_of, processes_of
+from scenery import Scenery
+
+PATIENCE = timedelta(minutes=5)
+LOOK_EVERY = timedelta(milliseconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Hops:
+    """`rate` in events a second; CPU seconds per event of the peer itself, of PostgreSQL and of the broker."""
+
+    rate: float
+    own: float
+    postgres: float
+    broker: float
+
+
+async def measure_hops(scenery: Scenery, module: str, variant: str, *, events: int) -> Hops:
+    """From the first event in the peer's hands until so many have reached the next topic, or their end in a table."""
+    target, database = await scenery.new_topic("Continued"), await scenery.new_database()
+    command = [sys.executable, "-m", f"peers.{module}", "--kafka", scenery.kafka, "--database", database]
+    command += ["--source", scenery.source, "--target", target, "--events", str(events), "--variant", variant]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=Path(__file__).parent, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    try:
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            return await _measured(scenery, process, target=target, events=events)
+    except TimeoutError:
+        arrived = await scenery.published(target)
+        raise BenchmarkError(f"{module} {variant} took {arrived} of {events} events in {PATIENCE}") from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        await _check(database, module, at_least=events)
+
+
+async def _measured(scenery: Scenery, process: asyncio.subprocess.Process, *, target: str, events: int) -> Hops:
+    began = (await _said(process))["began"]
+    before = _cpu(process.pid)
+    ends = asyncio.create_task(_said(process))
+    while not ends.done() and await scenery.published(target) < events:
+        await asyncio.sleep(LOOK_EVERY.total_seconds())
+    ended = time.monotonic() if not ends.done() else ends.result()["ended"]
+    arrived = max(await scenery.published(target), events)
+    spent = [(now - then) / arrived for now, then in zip(_cpu(process.pid), before, strict=True)]
+    ends.cancel()
+    return Hops(arrived / (ended - began), *spent)
+
+
+def _cpu(peer: int) -> tuple[float, float, float]:
+    return cpu_of([peer]), cpu_of(processes_of("postgres")), cpu_of(processes_of("java"))
+
+
+async def _said(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    assert process.stdout is not None
+    while line := await process.stdout.readline():
+        if line.startswith(b"{"):
+            said: dict[str, Any] = json.loads(line)
+            return said
+    raise BenchmarkError(f"a peer ended with {await process.wait()}")
+
+
+async def _check(database: str, module: str, *, at_least: int) -> None:
+    """Raise unless the rows in the database have counted the events that left."""
+    connection = await asyncpg.connect(database)
+    try:
+        if await connection.fetchval("select to_regclass('accounts')") is not None:
+            counted = await connection.fetchval("select coalesce(sum(events), 0) from accounts")
+            if counted < at_least:
+                raise BenchmarkError(f"{module} has counted {counted} events, and {at_least} have left")
+    finally:
+        await connection.close()

@@ -1,0 +1,58 @@
+"""microflow: one service of the chain, as `microflow run` has it. The variant is the number of lanes.
+
+With `--instants FILE` it remembers when each event was handled and what it emitted, and writes that at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from microflow.cli.garbage import collect_seldom
+from microflow.hosting import running
+from microflow.reports import Report
+from microflow.settings import read_settings
+from peers.peer import Peer, read_arguments, run, say
+
+
+async def work(peer: Peer) -> None:
+    flags = {"kafka": peer.kafka, "database": peer.database, "lanes": peer.variant or None}
+    settings = read_settings(flags, environment={})
+    module = import_module(f"chain.{peer.service}")
+    topics = {"Begun": peer.source, "Continued": peer.target} if peer.service == "first" else {"Continued": peer.source}
+    service = module.service
+    committed: list[tuple[str, float, list[str]]] = []
+
+    def observe(report: Report) -> None:
+        if report.outcome not in {"done", "duplicate"}:
+            say(failure=f"{report.handler} ended with {report.outcome}: {report.error!r}")
+        if peer.instants:
+            committed.append((report.event_id, time.monotonic(), [each.id for each in report.emitted]))
+
+    async def note_the_first(call_next, event, context):  # type: ignore[no-untyped-def]
+        peer.begin()
+        return await call_next(event, context)
+
+    service.middleware = (note_the_first,)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with running(service, settings=replace(settings, topics=topics), observe=observe):
+        collect_seldom()
+        if peer.instants:
+            say(ready=True)
+        await stop.wait()
+    if peer.instants:
+        write_down(committed, Path(peer.instants))
+
+
+def write_down(committed: list[tuple[str, float, list[str]]], file: Path) -> None:
+    file.write_text(json.dumps(committed))
+
+
+if __name__ == "__main__":
+    run(work(read_arguments()))
