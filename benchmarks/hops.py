@@ -58,7 +58,7 @@ async def _measured(scenery: Scenery, process: asyncio.subprocess.Process, *, ta
     before = _cpu(process.pid)
     ends = asyncio.create_task(_said(process))
     while not ends.done() and await scenery.published(target) < events:
-        await asyncio.sleep(LOOK_EVERY.total_seconds())
+        await asyncio.wait([ends], timeout=LOOK_EVERY.total_seconds())
     ended = time.monotonic() if not ends.done() else ends.result()["ended"]
     arrived = max(await scenery.published(target), events)
     spent = [(now - then) / arrived for now, then in zip(_cpu(process.pid), before, strict=True)]

@@ -23,11 +23,8 @@ def describe_machine() -> None:
 
 def processes_of(name: str) -> list[int]:
     """The processes that run a program."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and "".join(_lines(folder / "comm")).strip() == name:
-            found.append(int(folder.name))
-    return found
+    folders = [folder for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    return [int(folder.name) for folder in folders if "".join(_lines(folder / "comm")).strip() == name]
 
 
 def cpu_of(processes: Iterable[int]) -> float:
