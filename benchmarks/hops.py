@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -36,7 +37,18 @@ async def measure_hops(scenery: Scenery, module: str, variant: str, *, events: i
     """From the first event in the peer's hands until so many have reached the next topic, or their end in a table."""
     target, database = await scenery.new_topic("Continued"), await scenery.new_database()
     command = [sys.executable, "-m", f"peers.{module}", "--kafka", scenery.kafka, "--database", database]
-    command += ["--source", scenery.source, "--target", target, "--events", str(events), "--variant", variant]
+    command += [
+        "--group",
+        scenery.new_name("peer"),
+        "--source",
+        scenery.source,
+        "--target",
+        target,
+        "--events",
+        str(events),
+        "--variant",
+        variant,
+    ]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=Path(__file__).parent, stdout=asyncio.subprocess.PIPE, start_new_session=True
     )
@@ -47,9 +59,9 @@ async def measure_hops(scenery: Scenery, module: str, variant: str, *, events: i
         arrived = await scenery.published(target)
         raise BenchmarkError(f"{module} {variant} took {arrived} of {events} events in {PATIENCE}") from None
     finally:
-        if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await process.wait()
         await _check(database, module, at_least=events)
 
 

@@ -6,14 +6,14 @@ import json
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from peers.peer import GROUP, Peer, read_arguments, run
+from peers.peer import Peer, read_arguments, run
 
 
 async def work(peer: Peer) -> None:
     consumer = AIOKafkaConsumer(
         peer.source,
         bootstrap_servers=peer.kafka,
-        group_id=GROUP,
+        group_id=peer.group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )

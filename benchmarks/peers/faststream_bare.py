@@ -8,7 +8,7 @@ from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker
 from pydantic import BaseModel
 
-from peers.peer import GROUP, Peer, read_arguments, run
+from peers.peer import Peer, read_arguments, run
 
 
 class Begun(BaseModel):
@@ -24,14 +24,14 @@ class Continued(BaseModel):
 def application(peer: Peer) -> FastStream:
     if peer.variant == "default":
         broker = KafkaBroker(peer.kafka, logger=None)
-        subscriber = broker.subscriber(peer.source, group_id=GROUP, auto_offset_reset="earliest")
+        subscriber = broker.subscriber(peer.source, group_id=peer.group, auto_offset_reset="earliest")
         publisher = broker.publisher(peer.target)
     else:
         broker = KafkaBroker(peer.kafka, logger=None, acks="all", enable_idempotence=True)
         batch = peer.variant == "batch"
         subscriber = broker.subscriber(
             peer.source,
-            group_id=GROUP,
+            group_id=peer.group,
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.NACK_ON_ERROR,
             batch=batch,

@@ -11,7 +11,7 @@ from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker, KafkaMessage
 from pydantic import BaseModel
 
-from peers.peer import GROUP, Peer, read_arguments, run
+from peers.peer import Peer, read_arguments, run
 
 TABLES = """
 create table if not exists inbox (id text primary key);
@@ -35,7 +35,9 @@ async def work(peer: Peer) -> None:
     broker = KafkaBroker(peer.kafka, logger=None, acks="all", enable_idempotence=True)
     committed = asyncio.Event()
 
-    @broker.subscriber(peer.source, group_id=GROUP, auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR)
+    @broker.subscriber(
+        peer.source, group_id=peer.group, auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR
+    )
     async def carry_on(event: Begun, message: KafkaMessage) -> None:
         peer.begin()
         async with pool.acquire() as connection, connection.transaction():

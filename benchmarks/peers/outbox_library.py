@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from peers.peer import GROUP, Peer, read_arguments, run
+from peers.peer import Peer, read_arguments, run
 
 QUEUE = "continued"
 
@@ -36,7 +36,9 @@ async def work(peer: Peer) -> None:
     outbox = OutboxBroker(engine, outbox_table=table, logger=None)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
 
-    @kafka.subscriber(peer.source, group_id=GROUP, auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR)
+    @kafka.subscriber(
+        peer.source, group_id=peer.group, auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR
+    )
     async def carry_on(event: Begun, message: KafkaMessage) -> None:
         peer.begin()
         async with sessions() as session, session.begin():

@@ -15,8 +15,6 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-GROUP = "peer"
-
 
 @dataclass(slots=True)
 class Peer:
@@ -28,6 +26,7 @@ class Peer:
     target: str
     events: int
     variant: str
+    group: str = "peer"
     service: str = "first"
     instants: str = ""
     has_begun: bool = False
@@ -46,7 +45,7 @@ def say(**what: object) -> None:
 
 def read_arguments() -> Peer:
     parser = argparse.ArgumentParser()
-    for name in ("kafka", "database", "source", "target", "variant"):
+    for name in ("kafka", "database", "group", "source", "target", "variant"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--service", default="first")
