@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
-from faststream import AckPolicy
+from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream_outbox import OutboxBroker, make_outbox_table
 from pydantic import BaseModel
@@ -64,10 +63,7 @@ async def work(peer: Peer) -> None:
     async def relay(body: dict) -> dict:
         return body
 
-    async with kafka, outbox:
-        await outbox.start()
-        await kafka.start()
-        await asyncio.Event().wait()  # whoever started this process ends it
+    await FastStream(outbox, logger=None, on_startup=[kafka.start]).run()
 
 
 if __name__ == "__main__":
