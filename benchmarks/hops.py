@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 from flow import BenchmarkError
-from machine import cpu_of, processes_of
+from machine import cpu_of, server_at
 from scenery import Scenery
 
 PATIENCE = timedelta(minutes=5)
@@ -67,19 +67,19 @@ async def measure_hops(scenery: Scenery, module: str, variant: str, *, events: i
 
 async def _measured(scenery: Scenery, process: asyncio.subprocess.Process, *, target: str, events: int) -> Hops:
     began = (await _said(process))["began"]
-    before = _cpu(process.pid)
+    before = _cpu(scenery, process.pid)
     ends = asyncio.create_task(_said(process))
     while not ends.done() and await scenery.published(target) < events:
         await asyncio.wait([ends], timeout=LOOK_EVERY.total_seconds())
     ended = time.monotonic() if not ends.done() else ends.result()["ended"]
     arrived = max(await scenery.published(target), events)
-    spent = [(now - then) / arrived for now, then in zip(_cpu(process.pid), before, strict=True)]
+    spent = [(now - then) / arrived for now, then in zip(_cpu(scenery, process.pid), before, strict=True)]
     ends.cancel()
     return Hops(arrived / (ended - began), *spent)
 
 
-def _cpu(peer: int) -> tuple[float, float, float]:
-    return cpu_of([peer]), cpu_of(processes_of("postgres")), cpu_of(processes_of("java"))
+def _cpu(scenery: Scenery, peer: int) -> tuple[float, float, float]:
+    return cpu_of([peer]), cpu_of(server_at(scenery.database_server)), cpu_of(server_at(scenery.kafka))
 
 
 async def _said(process: asyncio.subprocess.Process) -> dict[str, Any]:

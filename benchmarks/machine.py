@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
+LISTENS = "0A"
 
 
 def describe_machine() -> None:
@@ -21,10 +22,14 @@ def describe_machine() -> None:
     )
 
 
-def processes_of(name: str) -> list[int]:
-    """The processes that run a program."""
-    folders = [folder for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
-    return [int(folder.name) for folder in folders if "".join(_lines(folder / "comm")).strip() == name]
+def server_at(address: str) -> list[int]:
+    """The process that listens on this machine at host:port, and its children; none if it is another machine's."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    rows = [line.split() for name in ("tcp", "tcp6") for line in _lines(f"/proc/net/{name}")[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] == LISTENS}
+    everybody = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    listeners = [each for each in everybody if sockets & _open_files(each)]
+    return [*listeners, *(each for each in everybody if _parent(each) in listeners)]
 
 
 def cpu_of(processes: Iterable[int]) -> float:
@@ -34,6 +39,18 @@ def cpu_of(processes: Iterable[int]) -> float:
         fields = "".join(_lines(f"/proc/{process}/stat")).rpartition(")")[2].split()
         ticks += sum(int(each) for each in fields[11:15])
     return ticks / TICKS
+
+
+def _open_files(process: int) -> set[str]:
+    try:
+        return {os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir()}
+    except OSError:  # it has ended meanwhile, or a file was closed
+        return set()
+
+
+def _parent(process: int) -> int:
+    fields = "".join(_lines(f"/proc/{process}/stat")).rpartition(")")[2].split()
+    return int(fields[1]) if fields else 0
 
 
 def _lines(path: str | Path) -> list[str]:

@@ -45,6 +45,11 @@ class Scenery:
         await self.admin.create_topics([NewTopic(name, PARTITIONS, 1)])
         return name
 
+    @property
+    def database_server(self) -> str:
+        """PostgreSQL's host:port."""
+        return urlsplit(self.database).netloc.rpartition("@")[2]
+
     async def new_database(self) -> str:
         """The URL of an empty database."""
         name = self.new_name("bench").replace("-", "_")
