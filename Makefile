@@ -60,6 +60,12 @@ bench: ## measure the embedded default beside DBOS
 	@scripts/set_up.sh .venv-benchmark requirements/benchmark.txt
 	.venv-benchmark/bin/python benchmarks/embedded.py $(ARGUMENTS)
 
+.PHONY: bench-production
+bench-production: ## measure services on real Kafka and PostgreSQL beside their neighbours
+	$(SET_UP)
+	@scripts/set_up.sh .venv-benchmark requirements/benchmark.txt
+	$(BIN)/python -m servers run -- .venv-benchmark/bin/python benchmarks/production.py $(ARGUMENTS)
+
 .PHONY: lock
 lock: ## lock the development dependencies anew (needs uv; ARGUMENTS=--upgrade for newer versions)
 	$(COMPILE) --extra dev --extra postgres --extra sqlalchemy --group test --output-file requirements/development.txt $(ARGUMENTS)

@@ -21,7 +21,7 @@ from peers.peer import Peer, read_arguments, run, say
 
 
 async def work(peer: Peer) -> None:
-    flags = {"kafka": peer.kafka, "database": peer.database}
+    flags = {"kafka": peer.kafka, "database": peer.database, "lanes": peer.variant or None}
     settings = read_settings(flags, environment={})
     module = import_module(f"chain.{peer.service}")
     topics = {"Begun": peer.source, "Continued": peer.target} if peer.service == "first" else {"Continued": peer.source}

@@ -61,7 +61,9 @@ async def connect_store(settings: Settings, *, service: str, clock: Clock) -> St
         return await SqliteStore.open(Path(f"{service}.db"), service=service, clock=clock, memory=True)
     check_database(url)
     if is_postgres(url):
-        store: Store = await _postgres(url).PostgresStore.open(url, service=service, clock=clock, migrate=migrate)
+        store: Store = await _postgres(url).PostgresStore.open(
+            url, service=service, clock=clock, lanes=settings.lanes, migrate=migrate
+        )
         return store
     return await SqliteStore.open(sqlite_path(url), service=service, clock=clock, migrate=migrate)
 

@@ -50,13 +50,14 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("kafka", text, None, "the log: local:PATH or memory:"),
-    Setting("database", text, None, "the database of all services: sqlite:///PATH"),
+    Setting("kafka", text, None, "the log: host:port,…, local:PATH or memory:"),
+    Setting("database", text, None, "the database of all services: postgresql://… or sqlite:///PATH"),
     Setting("log_level", one_of("debug", "info", "warning", "error"), "info", "from which level on is logged"),
     Setting("log_format", one_of("auto", "console", "json"), "auto", "lines for a person, or JSON"),
     Setting("wait", span, timedelta(seconds=30), "how long a start waits for a log or a database that is not up yet"),
     Setting("drain", span, timedelta(seconds=25), "the longest a stop may take"),
     Setting("concurrency", count, 100, "handlers that run at once"),
+    Setting("lanes", count, 2, "transactions of a process at once, on PostgreSQL"),
     Setting("workers", count, 1, "processes of `microflow run`"),
     Setting("migrate", one_of("auto", "never"), "auto", "whether a start makes and changes tables"),
     Setting("health", read_address, None, "where /live and /ready are answered, for example :8081"),
@@ -114,6 +115,7 @@ class Settings:
     wait: timedelta = timedelta(seconds=30)
     drain: timedelta = timedelta(seconds=25)
     concurrency: int = 100
+    lanes: int = 2
     workers: int = 1
     migrate: str = "auto"
     health: SocketAddress | None = None
