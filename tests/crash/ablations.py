@@ -25,6 +25,8 @@ from microflow.ports import (
     Transaction,
     Transport,
 )
+from microflow.stores.postgres import inbox as postgres_inbox
+from microflow.stores.postgres.transaction import PostgresTransaction
 from microflow.stores.sqlite import inbox, partitions
 from microflow.watermarks import Watermarks
 from tests.crash.orders import Orders
@@ -34,9 +36,9 @@ def install(orders: Orders) -> None:
     """Break this process."""
     match orders.ablation:
         case "no inbox":
-            _grant_every_claim()
+            (_grant_every_claim_in_postgres if orders.database else _grant_every_claim)()
         case "no fence":
-            setattr(partitions, "fence", lambda *_: None)  # noqa: B010 - mypy knows what it was
+            (_fence_nothing_in_postgres if orders.database else _fence_nothing)()
         case "offsets by a lane's own maximum":
             setattr(Watermarks, "after", _own_maximum)  # noqa: B010
         case "relay without order":
@@ -73,6 +75,38 @@ def _grant_every_claim() -> None:
 
     setattr(inbox.InboxInTransaction, "claim", claim_all)  # noqa: B010
     setattr(inbox.SqliteInbox, "seen", see_nothing)  # noqa: B010
+
+
+def _grant_every_claim_in_postgres() -> None:
+    claim = postgres_inbox.InboxInTransaction.claim
+
+    async def claim_all(
+        self: postgres_inbox.InboxInTransaction, claims: Sequence[Any], **keywords: Any
+    ) -> Sequence[bool]:
+        await claim(self, claims, **keywords)
+        return [True] * len(claims)
+
+    async def see_nothing(self: postgres_inbox.PostgresInbox, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
+        return {}
+
+    setattr(postgres_inbox.InboxInTransaction, "claim", claim_all)  # noqa: B010
+    setattr(postgres_inbox.PostgresInbox, "seen", see_nothing)  # noqa: B010
+
+
+# ── no fence ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _fence_nothing() -> None:
+    setattr(partitions, "fence", lambda *_: None)  # noqa: B010 - mypy knows what it was
+
+
+def _fence_nothing_in_postgres() -> None:
+    fence = PostgresTransaction.fence
+
+    async def fence_nothing(self: PostgresTransaction, epochs: Mapping[TopicPartition, int], **keywords: Any) -> None:
+        await fence(self, {}, **keywords)
+
+    setattr(PostgresTransaction, "fence", fence_nothing)  # noqa: B010
 
 
 # ── outbox outside the transaction ────────────────────────────────────────────────────────────────────────────────

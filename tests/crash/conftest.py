@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.crash.grounds import EmbeddedGround, Ground
 from tests.crash.harness import Chain, Nursery, a_nursery
+from tests.crash.real_ground import RealGround
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +19,18 @@ def nursery() -> Iterator[Nursery]:
         yield nursery
 
 
+@pytest.fixture(params=["embedded", pytest.param("real servers", marks=pytest.mark.real_servers)])
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+    """Files in a folder, and then Kafka and PostgreSQL."""
+    if request.param == "embedded":
+        yield EmbeddedGround(tmp_path)
+        return
+    kafka, postgres = (request.getfixturevalue(kind) for kind in ("kafka", "postgres"))
+    with closing(RealGround(kafka.address, postgres.address)) as ground:
+        yield ground
+
+
 @pytest.fixture
-def chain(nursery: Nursery, tmp_path: Path) -> Iterator[Chain]:
-    with Chain(nursery, tmp_path) as chain:
+def chain(nursery: Nursery, tmp_path: Path, ground: Ground) -> Iterator[Chain]:
+    with Chain(nursery, tmp_path, ground=ground) as chain:
         yield chain

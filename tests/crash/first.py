@@ -8,7 +8,7 @@ from microflow.events import Event
 from microflow.handlers import on
 from microflow.service import Service
 from tests.crash.names import called
-from tests.crash.situation import PATIENT, Situation
+from tests.crash.situation import PATIENT, TOO_SLOW_FOR_A_TRANSACTION, Situation
 
 
 class Placed(Event, key="account", topic=called("Placed")):
@@ -40,7 +40,7 @@ async def accept(placed: Placed, context: Context, situation: Situation) -> Acce
 @on("Placed", retry=PATIENT)
 async def audit(placed: Placed, context: Context, connection: Connection, situation: Situation) -> Audited:
     await connection.execute(*situation.effect(context))
-    if placed.kind != "slow":
+    if placed.kind not in TOO_SLOW_FOR_A_TRANSACTION:
         await situation.play(placed.kind, context)
     return Audited(account=placed.account, kind=placed.kind)
 

@@ -22,8 +22,9 @@ class Orders:
 
     It publishes as many events at once as `publishes`, and from memory unless it `scans_only`.
     `fault` is a specification of faults, `refusal` the ordinal of the one record that the log refuses once, `gate`
-    whether slow events wait for the file `gate` in the folder; `batch` bounds its transactions. `prefix` begins the
-    names of services and topics; without `kafka` and `database` the log and the database are files in the folder.
+    whether slow events wait for the file `gate` in the folder, `long` how many seconds long ones take; `batch` bounds
+    its transactions. `prefix` begins the names of services and topics; without `kafka` and `database` the log and the
+    database are files in the folder.
     """
 
     folder: str
@@ -38,6 +39,7 @@ class Orders:
     scans_only: bool = False
     session_timeout: float = 1.5
     refusal: int = 0
+    long: float = 0.0
     seed: int = 0
     prefix: str = ""
     kafka: str = ""

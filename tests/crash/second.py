@@ -8,7 +8,7 @@ from microflow.events import Event
 from microflow.handlers import on
 from microflow.service import Service
 from tests.crash.names import called
-from tests.crash.situation import PATIENT, Situation
+from tests.crash.situation import PATIENT, TOO_SLOW_FOR_A_TRANSACTION, Situation
 
 
 class Accepted(Event):
@@ -36,7 +36,7 @@ class Noted(LedgerEvent):
 @on("Accepted", topic=called("orders"), retry=PATIENT)
 async def settle(accepted: Accepted, context: Context, connection: Connection, situation: Situation) -> Settled:
     await connection.execute(*situation.effect(context))
-    if accepted.kind != "slow":
+    if accepted.kind not in TOO_SLOW_FOR_A_TRANSACTION:
         await situation.play(accepted.kind, context)
     return Settled(account=accepted.account)
 
@@ -44,7 +44,7 @@ async def settle(accepted: Accepted, context: Context, connection: Connection, s
 @on("Audited", topic=called("orders"), retry=PATIENT)
 async def note(audited: Audited, context: Context, situation: Situation) -> Noted:
     context.write(*situation.effect(context))
-    if audited.kind != "slow":
+    if audited.kind not in TOO_SLOW_FOR_A_TRANSACTION:
         await situation.play(audited.kind, context)
     return Noted(account=audited.account)
 

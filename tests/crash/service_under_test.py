@@ -14,7 +14,9 @@ from microflow.fault_injection import read_fault
 from microflow.limits import Limits
 from microflow.ports import Clock, Migration, Store, Transport
 from microflow.service import Service, build
+from microflow.stores.postgres import PostgresStore
 from microflow.stores.sqlite import SqliteStore
+from microflow.transports.kafka import ClientSettings, KafkaTransport
 from microflow.transports.local import LocalTransport
 from microflow.worker import Surroundings, Worker
 from tests.crash import ablations, names
@@ -61,6 +63,7 @@ async def serve(orders: Orders) -> None:
                     notes=folder / "executions",
                     gate=folder / "gate" if orders.gate else None,
                     dialect=POSTGRES if orders.database else SQLITE,
+                    long=orders.long,
                 )
             },
         ),
@@ -73,6 +76,14 @@ async def serve(orders: Orders) -> None:
 
 async def open_transport(orders: Orders, clock: Clock) -> Transport:
     """The log that the chain stands on."""
+    if orders.kafka:
+        return await KafkaTransport.open(
+            ClientSettings(
+                servers=orders.kafka,
+                session_timeout_ms=round(orders.session_timeout * 1000),
+                heartbeat_interval_ms=100,
+            )
+        )
     return LocalTransport.open(
         Path(orders.folder) / "log.db",
         clock=clock,
@@ -84,4 +95,6 @@ async def open_transport(orders: Orders, clock: Clock) -> Transport:
 
 async def open_store(orders: Orders, service: str, clock: Clock) -> Store:
     """The service's database."""
+    if orders.database:
+        return await PostgresStore.open(orders.database, service=service, clock=clock, lanes=orders.lanes)
     return await SqliteStore.open(Path(orders.folder) / f"{orders.service}.db", service=service, clock=clock)

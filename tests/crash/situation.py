@@ -46,15 +46,19 @@ POSTGRES = Dialect(
     EFFECT.format(partitions="microflow.partitions"),
 )
 
+TOO_SLOW_FOR_A_TRANSACTION = frozenset({"slow", "long"})
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One process under test. Executions are noted in `notes` when they begin; `slow` events wait for `gate`."""
+    """One process under test. Executions are noted in `notes` when they begin; `slow` events wait for `gate`, `long`
+    ones take so many seconds."""
 
     process: str
     notes: Path
     gate: Path | None
     dialect: Dialect
+    long: float = 0.0
 
     async def play(self, kind: str, context: Context) -> None:
         """Do to an event what its kind says, before it has its effect."""
@@ -62,6 +66,8 @@ class Situation:
         if kind == "slow" and self.gate is not None:
             while not self.gate.exists():  # noqa: ASYNC110 - another process opens it
                 await asyncio.sleep(0.005)
+        if kind == "long":
+            await asyncio.sleep(self.long)
         if kind == "late":
             await asyncio.sleep(0.03)
         if kind == "flaky" and context.attempt <= 2:

@@ -14,6 +14,11 @@ from tests.crash.harness import Chain, times_reached
 
 POINTS: tuple[FaultPoint, ...] = get_args(FaultPoint)
 REBALANCE = ("before revoke", "after revoke")
+SEEDS = [
+    ("embedded", 0),
+    ("embedded", 1),
+    pytest.param("real servers", 0, marks=pytest.mark.real_servers),
+]
 
 
 def test_without_faults_the_chain_keeps_every_promise(chain: Chain) -> None:
@@ -28,7 +33,7 @@ def test_without_faults_the_chain_keeps_every_promise(chain: Chain) -> None:
     assert {handler for handler, _ in snapshot.tables["first"].dead} == {"accept"}
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("ground", "seed"), SEEDS, indirect=["ground"])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_process_killed_at_any_point_breaks_no_promise(chain: Chain, point: FaultPoint, seed: int) -> None:
     """Both services die there, each once."""
