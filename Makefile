@@ -51,7 +51,7 @@ format: ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 
 .PHONY: torture
-torture: ## kill services everywhere, with many seeds, for a long time
+torture: ## break services and servers everywhere, with many seeds, for a long time
 	$(SET_UP)
 	$(BIN)/python -m pytest -m torture $(ARGUMENTS)
 

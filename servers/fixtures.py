@@ -98,5 +98,5 @@ def _refuse(kind: str, missing: str) -> NoReturn:
 
 
 def _needs_a_server(item: pytest.Item) -> bool:
-    asks = {"servers"} & set(getattr(item, "fixturenames", ()))
-    return bool(asks) or item.get_closest_marker("local_servers") is not None
+    marked = any(item.get_closest_marker(mark) for mark in ("local_servers", "real_servers"))
+    return marked or "servers" in getattr(item, "fixturenames", ())
