@@ -26,6 +26,7 @@ class PostgresConnection:
         self._begin = begin
         self._open = True
         self._savepoints = 0
+        self.begun = False
         self.failure: StoreError | None = None
 
     async def execute(self, sql: str, *args: object) -> int:
@@ -90,6 +91,17 @@ class PostgresConnection:
             raise StoreError("This connection's transaction has ended.")
         if self.failure is not None:
             raise _aborted(self.failure)
+        if self.begun and not self._session.in_transaction:  # each statement would be committed by itself
+            raise self.ended()
+
+    def ended(self) -> StoreError:
+        """The error of a transaction that is not open any more, and was not ended by us."""
+        if self._session.closed:
+            return StoreUnavailable("The connection to the database was lost.")
+        return StoreError(
+            "The transaction was ended behind microflow's back.",
+            why="Something called commit or rollback on `connection.raw`; its claims and events may be lost.",
+        )
 
     def notice(self, error: BaseException, sql: str) -> None:
         """A statement that did not come this way has failed: the transaction is as spoilt as if it had."""

@@ -76,6 +76,7 @@ class Session:
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
+        self._names = 0
         self._prepared: OrderedDict[str, PreparedStatement[Any]] = OrderedDict()
 
     @classmethod
@@ -110,7 +111,9 @@ class Session:
         """A statement of this connection, prepared once."""
         statement = self._prepared.get(sql)
         if statement is None:
-            statement = await self.raw.prepare(sql)
+            # Without a name the driver would have it parsed and planned anew each time.
+            self._names += 1
+            statement = await self.raw.prepare(sql, name=f"microflow_{self._names}")
             self._prepared[sql] = statement
             if len(self._prepared) > MOST_PREPARED:
                 self._prepared.popitem(last=False)
@@ -125,7 +128,7 @@ class Session:
         try:
             return await use(statement)
         except asyncpg.DataError as error:
-            if not known or getattr(error, "sqlstate", None) is not None:  # or: the server has seen it, and said no
+            if not known or getattr(error, "severity", None) is not None:  # or: the server has seen it, and said no
                 raise
             del self._prepared[sql]
             return await use(await self.prepared(sql))

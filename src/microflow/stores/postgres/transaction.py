@@ -11,7 +11,7 @@ from typing import Any
 
 from microflow.embedded.headers import encode_headers
 from microflow.embedded.statements import statements
-from microflow.errors import Fenced, SqlError, StoreError, StoreUnavailable
+from microflow.errors import Fenced, SqlError, StoreError
 from microflow.ports import Appended, Changes, Claim, OrderingKey, TopicPartition
 from microflow.stores.postgres import handlers, partitions, suspects
 from microflow.stores.postgres.connection import PostgresConnection
@@ -37,7 +37,6 @@ class PostgresTransaction:
         self._begin_script = ["begin"] if pause is None else ["begin", _longest_pause(pause)]
         self._session = session
         self._names = names
-        self._begun = False
         self._locked: set[int] = set()
         self._connection = PostgresConnection(session, self._begin)
         self._parking = ParkingInTransaction(session, names)
@@ -55,8 +54,8 @@ class PostgresTransaction:
 
     @property
     def failure(self) -> StoreError | None:
-        if self._connection.failure is None and self._begun and not self._session.in_transaction:
-            return self._ended()
+        if self._connection.failure is None and self._connection.begun and not self._session.in_transaction:
+            return self._connection.ended()
         return self._connection.failure
 
     async def fence(
@@ -107,10 +106,8 @@ class PostgresTransaction:
         """Make it durable. Raises StoreError, also when nobody knows whether it was committed."""
         self._connection.check_usable()
         self._connection.close()
-        if not self._begun:
+        if not self._connection.begun:
             return
-        if not self._session.in_transaction:
-            raise self._ended()
         # A cancellation must not leave it open whether the commit was sent: it is, and its answer is waited for.
         committing = asyncio.ensure_future(self._session.script("commit"))
         try:
@@ -137,14 +134,14 @@ class PostgresTransaction:
             raise
 
     async def _begin(self) -> None:
-        if not self._begun:
+        if not self._connection.begun:
             with translated():
                 await self._script([])
 
     async def _script(self, statements: Sequence[str]) -> str:
         """Run statements that need no parameters, with the `begin` before them if that is still to be said."""
-        begin = [] if self._begun else self._begin_script
-        self._begun = True
+        begin = [] if self._connection.begun else self._begin_script
+        self._connection.begun = True
         return await self._session.script("; ".join([*begin, *statements]))
 
     async def _bury(self, changes: Changes) -> None:
@@ -178,7 +175,7 @@ class PostgresTransaction:
             list(changes.watermarks.values()),
         )
         if self._inbox.transaction not in {None, told["transaction"]}:
-            raise self._ended()
+            raise self._connection.ended()
         if not rows:
             return ()
         appended = [Appended(*each) for each in zip(told["positions"], told["have_publishers"], strict=True)]
@@ -190,14 +187,6 @@ class PostgresTransaction:
         numbers = {number_of(key) for key in keys} - self._locked
         self._locked |= numbers
         return [lock(ALONE, OUTBOX_KEY, numbers)] if numbers else []
-
-    def _ended(self) -> StoreError:
-        if self._session.closed:
-            return StoreUnavailable("The connection to the database was lost.")
-        return StoreError(
-            "The transaction was ended behind microflow's back.",
-            why="Something called commit or rollback on `connection.raw`; its claims and events may be lost.",
-        )
 
 
 def _longest_pause(pause: timedelta) -> str:
