@@ -56,9 +56,9 @@ class Adoption:
         """Partitions were taken away: what waits is forgotten, what runs or has run becomes an orphan."""
         self._rebalancing = True
         for execution in list(self._under_way.values()):
-            end(each for each in execution.repeats if each.delivery.source in partitions)
-            execution.repeats = [each for each in execution.repeats if each.delivery.source not in partitions]
-            if execution.delivery.source not in partitions:
+            end(each for each in execution.repeats if each.delivery.home in partitions)
+            execution.repeats = [each for each in execution.repeats if each.delivery.home not in partitions]
+            if execution.delivery.home not in partitions:
                 continue
             has_run = execution in running or (
                 execution.outcome is not None and not isinstance(execution.outcome, Inside) and not execution.stranger
@@ -75,7 +75,7 @@ class Adoption:
         """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain."""
         self._rebalancing = False
         for execution in list(self._under_way.values()):
-            start = starts.get(execution.delivery.source)
+            start = starts.get(execution.delivery.home)
             redelivered = start is not None and execution.delivery.record.offset >= start and execution.parked is None
             if execution.orphan and not redelivered:
                 self.abandon(execution)
@@ -107,7 +107,7 @@ class Adoption:
 
     def outlived(self, orphan: Execution) -> None:
         """An orphan has ended. It waits to be adopted as long as its partition may come back."""
-        may_return = self._rebalancing or self._assignment.owns(orphan.delivery.source)
+        may_return = self._rebalancing or self._assignment.owns(orphan.delivery.home)
         if orphan.obsolete or not may_return:
             self.abandon(orphan)
 

@@ -104,7 +104,7 @@ class AtomicStep:
 
     def _still_to_commit(self, part: Sequence[Execution], settled: Settled) -> list[Execution]:
         """Those of partitions that are still ours, and for whom somebody is still to see them."""
-        ours = [each for each in part if self._runtime.assignment.owns(each.delivery.source)]
+        ours = [each for each in part if self._runtime.assignment.owns(each.delivery.home)]
         unwanted = [each for each in ours if self._is_unwanted(each)]
         settled.unwanted += unwanted
         return [each for each in ours if each not in unwanted] if unwanted else ours
@@ -155,7 +155,7 @@ class AtomicStep:
     ) -> Sequence[bool]:
         """Do in a transaction all but its last write, which gets what `changes` collects; return who was granted."""
         runtime = self._runtime
-        epochs = runtime.assignment.epochs({each.delivery.source for each in part})
+        epochs = runtime.assignment.epochs({each.delivery.home for each in part})
         await transaction.fence(epochs, registry=version, keys=_emitted_keys(part))
         runtime.reach("before claim")
         granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
@@ -344,7 +344,7 @@ def _ended_deliveries(part: Collection[Execution]) -> list[Delivery]:
 
 def _finished_offsets(part: Collection[Execution], ended: Collection[Delivery]) -> dict[TopicPartition, set[int]]:
     """The offsets that are finished with these deliveries, for all partitions that executions touch."""
-    offsets: dict[TopicPartition, set[int]] = {execution.delivery.source: set() for execution in part}
+    offsets: dict[TopicPartition, set[int]] = {execution.delivery.home: set() for execution in part}
     for delivery in ended:
         if not delivery.detached:
             offsets[delivery.source].add(delivery.record.offset)

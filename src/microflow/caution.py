@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from microflow.deliveries import Execution, Failed
-from microflow.errors import Crashed, Fenced
+from microflow.errors import Crashed, Fenced, RegistryChanged
 from microflow.ports import Changes, Mark, Record, TopicPartition
 from microflow.runtime import Runtime
 from microflow.signals import Signal
@@ -96,9 +96,11 @@ class Caution:
         self._crashes.update(crashes)
         for home in until.keys() | {mark.home for mark in crashes}:
             marked = (mark.offset + 1 for mark in crashes if (mark.home, mark.partition) == (home, home.partition))
+            ends = max(until.get(home, 0), *marked, 0)
             self._windows[home] = Window(
-                until=max(until.get(home, 0), *marked, 0),
-                records=limits.in_flight + limits.fetch,
+                until=ends,
+                # Of a share nothing is read: all that it has is parked.
+                records=limits.in_flight + limits.fetch if ends and home in self._runtime.assignment.partitions else 0,
                 rows=limits.resumed,
                 since=clock.now(),
                 end=clock.monotonic() + limits.careful_for,
@@ -124,6 +126,13 @@ class Caution:
             self._windows.pop(partition, None)
         self._arrived.set()
         self._ended.set()
+
+    def read_again(self, partitions: Collection[TopicPartition]) -> None:
+        """What is held back of them is read once more."""
+        self._held = deque(each for each in self._held if each.source not in partitions)
+        self._behind = [each for each in self._behind if each.source not in partitions]
+        self._looked_ahead = 0
+        self._harmless.clear()
 
     def holds(self, record: Record) -> bool:
         """Whether a record is held back; then it is taken in when its turn comes."""
@@ -198,7 +207,7 @@ class Caution:
     async def _close(self, home: TopicPartition) -> None:
         window, clock = self._windows[home], self._runtime.clock
         is_silent = not self._held and clock.monotonic() - self._last_arrival >= SILENCE
-        if is_silent or self._runtime.watermarks.low(home) >= window.until:
+        if window.records and (is_silent or self._runtime.watermarks.low(home) >= window.until):
             window.records = 0
         if window.records or window.rows:
             return
@@ -285,13 +294,14 @@ class Caution:
 
     async def _settle(self, home: TopicPartition, marks: list[Mark]) -> None:
         runtime = self._runtime
+        version = runtime.registration.version
         epoch, watermark = runtime.assignment.epoch(home), runtime.watermarks.unstored().get(home)
         if epoch is None or (not marks and watermark is None):
             return
 
         async def settle() -> None:
             async with runtime.store.transaction() as transaction:
-                await transaction.fence({home: epoch})
+                await transaction.fence({home: epoch}, registry=version)
                 watermarks = {} if watermark is None else {home: watermark}
                 await transaction.write(Changes(watermarks=watermarks, cleared=marks))
 
@@ -299,6 +309,9 @@ class Caution:
             await runtime.outages.insist(settle)
         except Fenced:
             self._lose(home, epoch)
+        except RegistryChanged:
+            await runtime.registration.catch_up()
+            await self._settle(home, marks)
         else:
             if watermark is not None:
                 runtime.watermarks.stored({home: watermark})

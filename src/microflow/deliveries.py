@@ -21,7 +21,8 @@ class Delivery:
     """A record that was read, opened. `unsettled` counts its executions whose end is not yet committed.
 
     The offset of one that is `detached` is not its to finish: it comes from the parked rows, and was finished when it
-    was parked, or its partition is being read again. A `mark` is cleared with its end.
+    was parked, or its partition is being read again. A `mark` is cleared with its end. Its `home` is what this process
+    must own to commit it: the partition it was read from, or a share of it.
     """
 
     record: Record
@@ -30,6 +31,7 @@ class Delivery:
     detached: bool = False
     mark: Mark | None = None
     source: TopicPartition = field(init=False)
+    home: TopicPartition = field(init=False)
     ordering: OrderingKey | None = field(init=False)
     """What its executions are kept in order by; None for a record without a key."""
     queue: OrderingKey | bytes = field(init=False)
@@ -38,7 +40,7 @@ class Delivery:
     def __post_init__(self) -> None:
         # Each is asked for half a dozen times on a record's way.
         record = self.record
-        self.source = record.source
+        self.source = self.home = record.source
         self.ordering = None if record.key is None else OrderingKey(record.topic, record.key)
         self.queue = self.ordering or self.envelope.digest
 

@@ -112,6 +112,7 @@ class Intake:
         partitions = watermarks.keys() & set(self._runtime.assignment.partitions)
         for lane in self._lanes:
             lane.detach(partitions)
+        self._caution.read_again(partitions)
         for partition in partitions:
             self._runtime.watermarks.begin(partition, watermarks[partition])
             self._sought.add(partition)
@@ -265,6 +266,11 @@ class Intake:
         error = ContractError(f"{handler.name} does not handle {envelope.type} any more.", where=handler.where)
         execution.given = execution.outcome = self._runtime.judge(execution, error)
         return execution
+
+    def type_here(self, row: Parked) -> str | None:
+        """The type of a parked event, if this process can run it."""
+        execution = self.reopen(row)
+        return None if execution is None or execution.given is not None else execution.delivery.envelope.type
 
     def _unreadable(self, record: Record, origin: str, error: DecodeError) -> Execution:
         envelope = _envelope_of_unreadable(record, origin)

@@ -124,7 +124,7 @@ class Lane:
         here = [*self._mailbox, *(each for queue in self._queues.values() for each in queue.executions)]
         for execution in here:
             for each in (execution, *execution.repeats):
-                each.delivery.detached = each.delivery.detached or each.delivery.source in partitions
+                each.delivery.detached = each.delivery.detached or each.delivery.home in partitions
 
     # ── partitions come and go ────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,10 +136,10 @@ class Lane:
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions were taken away: what waits is forgotten, what runs becomes an orphan and keeps its key closed."""
-        end(each for each in self._mailbox if each.delivery.source in partitions)
-        self._mailbox = deque(each for each in self._mailbox if each.delivery.source not in partitions)
-        self._finished = deque(each for each in self._finished if each.delivery.source not in partitions)
-        self._runnable = deque(each for each in self._runnable if each.delivery.source not in partitions)
+        end(each for each in self._mailbox if each.delivery.home in partitions)
+        self._mailbox = deque(each for each in self._mailbox if each.delivery.home not in partitions)
+        self._finished = deque(each for each in self._finished if each.delivery.home not in partitions)
+        self._runnable = deque(each for each in self._runnable if each.delivery.home not in partitions)
         self._adoption.lose(partitions, running=self._tasks.keys())
 
     def keep(self, starts: Mapping[TopicPartition, int]) -> None:
@@ -167,7 +167,7 @@ class Lane:
         blocked = await insist(lambda: store.parking.blocked([key for key in keys if key is not None]))
         touched: dict[OrderingKey | bytes, None] = {}
         for execution in arrived:
-            if not self._runtime.assignment.owns(execution.delivery.source):
+            if not self._runtime.assignment.owns(execution.delivery.home):
                 execution.ended = True
                 continue
             if execution.parked is None and (content := seen.get(execution.claim_key)) is not None:
@@ -295,6 +295,8 @@ class Lane:
         for execution in batch:
             if execution not in concluded:  # its partition is another process's now
                 execution.orphan = True
+                if execution.delivery.home != execution.delivery.source:  # a share does not come back by itself
+                    self._adoption.outlived(execution)
         self._committed()
         if settled.leaves_outbox:
             self._emitted()

@@ -9,43 +9,57 @@ from microflow.ports import TopicPartition
 
 
 class Assignment:
-    """The epochs of the partitions that are owned now. A partition whose epoch turned out to be over is `lost`."""
+    """The epochs of the partitions that are owned now. A partition whose epoch turned out to be over is `lost`.
+
+    Shares (see `shares`) are owned beside them: the log knows nothing of those, and one that is lost is gone. `changes`
+    counts how often partitions were given to this process.
+    """
 
     def __init__(self) -> None:
         self._epochs: dict[TopicPartition, int] = {}
+        self._shares: dict[TopicPartition, int] = {}
         self.lost: set[TopicPartition] = set()
+        self.changes = 0
 
     @property
     def partitions(self) -> Collection[TopicPartition]:
         return self._epochs.keys()
 
-    def owns(self, partition: TopicPartition) -> bool:
-        return partition in self._epochs
+    def owns(self, home: TopicPartition) -> bool:
+        return home in self._epochs or home in self._shares
 
     def own(self, epochs: Mapping[TopicPartition, int]) -> None:
         """Begin to own partitions under these epochs."""
         self._epochs.update(epochs)
         self.lost.difference_update(epochs)
+        self.changes += 1
+
+    def own_share(self, home: TopicPartition, *, epoch: int) -> None:
+        """Begin to own a share."""
+        self._shares[home] = epoch
 
     def disown(self, partitions: Iterable[TopicPartition]) -> None:
         """They were taken away."""
         for partition in partitions:
             self._epochs.pop(partition, None)
+            self._shares.pop(partition, None)
             self.lost.discard(partition)
 
     def lose(self, partitions: Iterable[TopicPartition]) -> None:
         """A fence refused their epochs: somebody else began a newer one."""
         for partition in partitions:
+            self._shares.pop(partition, None)
             if self._epochs.pop(partition, None) is not None:
                 self.lost.add(partition)
 
-    def epoch(self, partition: TopicPartition) -> int | None:
-        """The epoch of a partition; None if it is not owned."""
-        return self._epochs.get(partition)
+    def epoch(self, home: TopicPartition) -> int | None:
+        """The epoch of a partition or share; None if it is not owned."""
+        return self._epochs.get(home, self._shares.get(home))
 
-    def epochs(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+    def epochs(self, homes: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The epochs to fence a transaction with. Raises Fenced for partitions that are not owned any more."""
-        wanted = tuple(partitions)
-        if gone := [partition for partition in wanted if partition not in self._epochs]:
-            raise Fenced(gone)
-        return {partition: self._epochs[partition] for partition in wanted}
+        epochs = {home: self.epoch(home) for home in homes}
+        owned = {home: epoch for home, epoch in epochs.items() if epoch is not None}
+        if len(owned) < len(epochs):
+            raise Fenced(epochs.keys() - owned.keys())
+        return owned

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from microflow.errors import DefinitionError, nearest
@@ -30,7 +31,7 @@ class Registration:
 
     `learned` is called with the stored watermarks of the topics that strangers have been found for: what was read of
     them is to be read again. It is called in one go with the new version's becoming known, so no transaction is formed
-    under that version by what was known before.
+    under that version by what was known before. `changed` is called when processes have come or gone, too.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Registration:
         outages: Outages,
         heartbeat: timedelta,
         learned: Callable[[Mapping[TopicPartition, int]], None],
+        changed: Callable[[], None],
     ) -> None:
         self._service = definition.name
         self._where = definition.where
@@ -53,6 +55,7 @@ class Registration:
         self._insist = outages.insist
         self._heartbeat = heartbeat
         self._learned = learned
+        self._tell_changed = changed
         self._registry = Registry(0, {}, {}, {})
         self._strangers: dict[str, dict[str, list[str]]] = {}
         self._changing = asyncio.Lock()
@@ -130,14 +133,17 @@ class Registration:
             # After the registry: nobody who knows less than it says can have stored a later one.
             watermarks = await self._store.partitions.watermarks()
             self._learn(registry, watermarks)
+        is_news = registry != self._registry
         self._registry = registry
+        if is_news:
+            self._tell_changed()
 
     def _learn(self, registry: Registry, watermarks: Mapping[TopicPartition, int]) -> None:
         before, self._strangers = self._strangers, {}
         for name, registered in registry.handlers.items():
             for trigger in registered.triggers.keys() - self._own.get(name, frozenset()):
                 self._strangers.setdefault(trigger.topic, {}).setdefault(trigger.event_type, []).append(name)
-        self._registry = registry
+        self._registry = replace(registry, processes=self._registry.processes)
         found = {topic for topic in self._strangers if _adds(self._strangers[topic], before.get(topic, {}))}
         if found:
             self._learned({each: offset for each, offset in watermarks.items() if each.topic in found})

@@ -30,6 +30,7 @@ from microflow.relay import Relay
 from microflow.reports import Observe, look_away
 from microflow.runtime import Runtime
 from microflow.service import Definition
+from microflow.shares import Shares
 from microflow.signals import Signal
 from microflow.watermarks import Watermarks
 
@@ -109,6 +110,7 @@ class Worker:
             outages=self._outages,
             heartbeat=surroundings.limits.heartbeat,
             learned=self._learned,
+            changed=self._processes_changed,
         )
         await self._registration.enlist()
         await self._ensure_topics()
@@ -275,8 +277,14 @@ class Worker:
         self._intake = Intake(
             runtime, given.transport, self._lanes, owner=given.owner, caution=self._caution, skipped=self._moved
         )
+        self._shares = Shares(runtime, owner=given.owner, caution=self._caution, type_here=self._intake.type_here)
         self._parking = Parking(
-            runtime, reopen=self._intake.reopen, lane_of=self._intake.lane_of, caution=self._caution
+            runtime,
+            self._shares,
+            reopen=self._intake.reopen,
+            lane_of=self._intake.lane_of,
+            caution=self._caution,
+            is_rebalancing=lambda: self._intake.rebalancing,
         )
         self._housekeeping = Housekeeping(runtime, tell_offsets=self._intake.tell_offsets)
         return runtime
@@ -297,11 +305,15 @@ class Worker:
         while True:
             await self._intake.changed.wait()
             self._registration.wake()
-            self._parking.wake()
+            self._parking.owners_changed()
 
     def _learned(self, watermarks: Mapping[TopicPartition, int]) -> None:
         if self._lanes:  # before that, nothing has been read
             self._intake.read_again(watermarks)
+
+    def _processes_changed(self) -> None:
+        if self._lanes:
+            self._parking.owners_changed()
 
     async def _provide(self) -> Mapping[Any, Any]:
         given = dict(self._surroundings.dependencies or {})
@@ -397,6 +409,7 @@ class Worker:
     async def _say_last_words(self) -> None:
         """Leave the group, store what is known and publish what is committed."""
         try:
+            await self._shares.give_all_back()
             await self._registration.leave()  # first: those who get our partitions know what nobody has any more
             await self._housekeeping.store_watermarks_now()
             await self._intake.stop()

@@ -28,6 +28,7 @@ from microflow.ports.database import OrderingKey as OrderingKey
 from microflow.ports.database import Outbox as Outbox
 from microflow.ports.database import OutboxRow as OutboxRow
 from microflow.ports.database import OutboxStatus as OutboxStatus
+from microflow.ports.database import Owner as Owner
 from microflow.ports.database import Ownership as Ownership
 from microflow.ports.database import Parked as Parked
 from microflow.ports.database import Parking as Parking

@@ -227,14 +227,37 @@ class Ownership(NamedTuple):
     careful_until: int | None = None
 
 
+class Owner(NamedTuple):
+    """A partition's current epoch, and who began it: None if they have released it."""
+
+    epoch: int
+    owner: str | None
+
+
+NOTHING: Mapping[TopicPartition, int] = {}
+
+
 class Partitions(Protocol):
     """Who owns which partition of a service, and how far each has been committed."""
 
-    async def take(self, partitions: Collection[TopicPartition], *, owner: str) -> Mapping[TopicPartition, Ownership]:
+    async def take(
+        self,
+        partitions: Collection[TopicPartition],
+        *,
+        owner: str,
+        unchanged: Mapping[TopicPartition, int] = NOTHING,
+    ) -> Mapping[TopicPartition, Ownership]:
         """Begin a new epoch for each partition: transactions under an older one are refused from here on.
+
+        Nothing is taken, and nothing returned, unless the partitions of `unchanged` have these epochs (0: nobody ever
+        owned it), which they keep while this is done.
 
         Marks that are found count one crash each for their events, unless the owner before has released the partition.
         """
+        ...
+
+    async def owners(self) -> Mapping[TopicPartition, Owner]:
+        """Whoever began the current epoch of each partition that was ever owned."""
         ...
 
     async def release(

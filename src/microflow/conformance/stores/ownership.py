@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+
 from microflow.conformance.scenarios import Scenarios
 from microflow.conformance.stores.examples import NOW, ORDERS, a_claim, commit, raised
 from microflow.conformance.stores.harness import Harness
 from microflow.errors import Fenced
-from microflow.ports import Changes, Mark, Ownership, Store, TopicPartition
+from microflow.ports import Changes, Mark, Owner, Ownership, Store, TopicPartition
 
 ownership: Scenarios[Harness] = Scenarios()
 
@@ -206,3 +209,55 @@ async def every_service_has_marks_of_its_own(harness: Harness) -> None:
     assert await shipping.suspects.known([ORDERS]) == {}
     assert not (await _take(payments)).clean
     assert await _crashes(payments) == 1
+
+
+@ownership.add()
+async def the_owners_are_those_who_began_the_current_epochs_and_have_not_released_them(harness: Harness) -> None:
+    """Whoever began the current epoch of each partition that was ever owned."""
+    store = await harness.open()
+    await commit(store, [a_claim(1)])
+    assert dict(await store.partitions.owners()) == {}
+    await _take(store, owner="before")
+    mine = await _take(store)
+    theirs = await _take(store, OTHER, owner="another")
+
+    assert dict(await store.partitions.owners()) == {
+        ORDERS: Owner(mine.epoch, "me"),
+        OTHER: Owner(theirs.epoch, "another"),
+    }
+    await _release(store, mine.epoch)
+    assert (await store.partitions.owners())[ORDERS] == Owner(mine.epoch, None)
+    again = await _take(store)
+    assert (await store.partitions.owners())[ORDERS] == Owner(again.epoch, "me")
+
+
+@ownership.add()
+async def nothing_is_taken_unless_what_was_seen_is_so_still(harness: Harness) -> None:
+    """Nothing is taken, and nothing returned, unless the partitions of `unchanged` have these epochs."""
+    store = await harness.open()
+    seen = (await _take(store)).epoch
+    take = partial(store.partitions.take, [OTHER], owner="me")
+
+    assert await take(unchanged={ORDERS: seen + 1}) == {}
+    assert await take(unchanged={ORDERS: seen, OTHER: 1}) == {}
+    assert OTHER not in await store.partitions.owners()
+    assert (await take(unchanged={ORDERS: seen, OTHER: 0}))[OTHER].epoch == 1
+    assert await take(unchanged={ORDERS: seen, OTHER: 0}) == {}
+    await _take(store)
+    assert await take(unchanged={ORDERS: seen, OTHER: 1}) == {}
+    assert (await store.partitions.owners())[OTHER] == Owner(1, "me")
+
+
+@ownership.add(requires={"several_handles"})
+async def of_those_who_have_seen_the_same_one_takes(harness: Harness) -> None:
+    """… which they keep while this is done."""
+    stores = [await harness.open() for _ in range(4)]
+
+    taken = await asyncio.gather(
+        *(
+            store.partitions.take([OTHER], owner=str(number), unchanged={ORDERS: 0, OTHER: 0})
+            for number, store in enumerate(stores)
+        )
+    )
+
+    assert sorted(len(each) for each in taken) == [0, 0, 0, 1]

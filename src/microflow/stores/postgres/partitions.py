@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from microflow.ports import Ownership, TopicPartition
+from microflow.ports import Owner, Ownership, TopicPartition
+from microflow.ports.database import NOTHING
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.locks import ALONE, BEGIN_ALONE, PARTITION, lock
 from microflow.stores.postgres.names import PARTITIONS as SQL
@@ -20,18 +21,30 @@ class PostgresPartitions:
         self._sessions = sessions
         self._names = names
 
-    async def take(self, partitions: Collection[TopicPartition], *, owner: str) -> Mapping[TopicPartition, Ownership]:
-        numbers = await self._names.partitions(partitions)
+    async def take(
+        self,
+        partitions: Collection[TopicPartition],
+        *,
+        owner: str,
+        unchanged: Mapping[TopicPartition, int] = NOTHING,
+    ) -> Mapping[TopicPartition, Ownership]:
+        numbers = await self._names.partitions({*partitions, *unchanged})
         wanted = {numbers[partition]: partition for partition in partitions}
+        known = {numbers[partition]: epoch for partition, epoch in unchanged.items()}
         if not wanted:
             return {}
         async with self._sessions.session() as session:
             with translated():
                 # Waits for the transactions under the old epochs, and then sees what they have committed.
-                await session.script(f"{BEGIN_ALONE}; {lock(ALONE, PARTITION, wanted)}")
-                rows = await session.fetch(SQL["take"], list(wanted), owner)
+                await session.script(f"{BEGIN_ALONE}; {lock(ALONE, PARTITION, wanted.keys() | known.keys())}")
+                changed = known and await lost(session, known)
+                rows = [] if changed else await session.fetch(SQL["take"], list(wanted), owner)
                 await session.script("commit")
         return {wanted[row["id"]]: _ownership(row) for row in rows}
+
+    async def owners(self) -> Mapping[TopicPartition, Owner]:
+        rows = await self._sessions.fetch(SQL["owners"], self._names.service)
+        return {TopicPartition(row["topic"], row["number"]): Owner(row["epoch"], row["owner"]) for row in rows}
 
     async def release(
         self, epochs: Mapping[TopicPartition, int], *, careful_until: Mapping[TopicPartition, int]

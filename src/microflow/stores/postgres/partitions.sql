@@ -35,3 +35,7 @@ select id, epoch from microflow.partitions where id = any($1::integer[]);
 select partition.topic, partition.number, mark.watermark
 from microflow.partitions as partition join microflow.watermarks as mark on mark.partition = partition.id
 where partition.service = $1;
+
+-- name: owners
+select topic, number, epoch, case when left_epoch is distinct from epoch then owner end as owner
+from microflow.partitions where service = $1 and epoch > 0;

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 
 from microflow.embedded.database import Database
 from microflow.errors import Fenced
-from microflow.ports import Ownership, TopicPartition
+from microflow.ports import Owner, Ownership, TopicPartition
+from microflow.ports.database import NOTHING
 from microflow.stores.sqlite import suspects
 from microflow.stores.sqlite.names import PARTITIONS as SQL
 from microflow.stores.sqlite.names import Names, NamesInTransaction
@@ -21,9 +22,23 @@ class SqlitePartitions:
         self._database = database
         self._names = names
 
-    async def take(self, partitions: Collection[TopicPartition], *, owner: str) -> Mapping[TopicPartition, Ownership]:
+    async def take(
+        self,
+        partitions: Collection[TopicPartition],
+        *,
+        owner: str,
+        unchanged: Mapping[TopicPartition, int] = NOTHING,
+    ) -> Mapping[TopicPartition, Ownership]:
         async with self._database.writing() as connection:
+            for partition, epoch in unchanged.items():
+                found = connection.execute(SQL["epoch"], (self._names.service, *partition)).fetchone()
+                if (found[0] if found else 0) != epoch:
+                    return {}
             return {partition: self._take(connection, partition, owner) for partition in partitions}
+
+    async def owners(self) -> Mapping[TopicPartition, Owner]:
+        rows = self._database.read(SQL["owners"], (self._names.service,))
+        return {TopicPartition(topic, number): Owner(epoch, owner) for topic, number, epoch, owner in rows}
 
     async def release(
         self, epochs: Mapping[TopicPartition, int], *, careful_until: Mapping[TopicPartition, int]

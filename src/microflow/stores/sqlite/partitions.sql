@@ -22,3 +22,10 @@ update microflow_partitions set watermark = max(coalesce(watermark, 0), ?) where
 
 -- name: watermarks
 select topic, number, watermark from microflow_partitions where service = ? and watermark is not null;
+
+-- name: epoch
+select epoch from microflow_partitions where service = ? and topic = ? and number = ?;
+
+-- name: owners
+select topic, number, epoch, case when left_epoch is not epoch then owner end
+from microflow_partitions where service = ? and epoch > 0;
