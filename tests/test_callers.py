@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
+import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from microflow import Event, MicroflowError, Outbox, StoreError
 from microflow.clocks import SystemClock
 from microflow.connect import connect_store
-from microflow.ports import Record, Store
+from microflow.ports import Changes, Record, Store
 from microflow.relay import Relay
 from microflow.settings import Settings
 from microflow.testing.seen_events import RecordedTransport
@@ -59,7 +60,7 @@ async def opened(url: str) -> Store:
     return store
 
 
-LIBRARIES = [("sqlite", library) for library in ON_SQLITE]
+LIBRARIES = [("sqlite", library) for library in ON_SQLITE] + [("postgresql", library) for library in ON_POSTGRES]
 
 
 @pytest.fixture(params=LIBRARIES, ids=lambda each: f"{each[1]} on {each[0]}")
@@ -195,6 +196,37 @@ async def break_outbox(store: Store) -> None:
             )
 
 
+# ── nobody waits for a caller ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=ON_POSTGRES)
+def postgres_caller(request: pytest.FixtureRequest, postgres_url: str) -> tuple[str, Opening]:
+    return postgres_url, ON_POSTGRES[request.param]
+
+
+@asynchronous
+async def test_a_transaction_left_open_after_an_append_stalls_nobody(postgres_caller: tuple[str, Opening]) -> None:
+    """Rule 21: "takes no key lock"; SQLite has one writer at a time, whoever it is."""
+    async with a_shop(postgres_caller) as shop, shop.open(shop.url) as idle:
+        await idle.append(shop.outbox, OrderPlaced(order_id="o-1"))
+
+        async with asyncio.timeout(10):
+            async with shop.open(shop.url) as other:
+                await other.append(shop.outbox, OrderPlaced(order_id="o-1"))
+                await other.append(shop.outbox, OrderPlaced(order_id="o-2"))
+                await other.commit()
+            async with shop.store.transaction() as transaction:
+                row = (await shop.store.outbox.pending(after=-1, limit=1))[0]
+                await transaction.claim([], now=row.created_at)
+                await transaction.write(Changes(outbox=[row]))
+            first = await published(shop.store)
+        await idle.commit()
+        second = await published(shop.store)
+
+    assert [record.key for record in first] == [b"o-1", b"o-2", b"o-1"]
+    assert [record.key for record in second] == [b"o-1"]
+
+
 async def published(store: Store) -> list[Record]:
     """What a relay publishes now."""
     records: list[Record] = []
@@ -209,7 +241,57 @@ async def published(store: Store) -> list[Record]:
     return records
 
 
-# ── what else takes one ───────────────────────────────────────────────────────────────────────────────────────────
+@asynchronous
+async def test_a_role_that_may_insert_there_and_no_more_can_append_whatever_its_search_path(postgres_url: str) -> None:
+    """Names are qualified, and nothing is read."""
+    store, outbox = await opened(postgres_url), Outbox("web")
+    role = f"web_{sqlalchemy.make_url(postgres_url).database}"
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f"create role {role} login")
+    web = await asyncpg.connect(postgres_url, user=role, server_settings={"search_path": "pg_temp"})
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await outbox.append(web, OrderPlaced(order_id="o-1"))
+        await admin.execute(f"grant usage on schema microflow to {role}")
+        await admin.execute(f"grant insert on microflow.outbox to {role}")
+        await outbox.append(web, OrderPlaced(order_id="o-1"))
+
+        assert len(await store.outbox.pending(after=-1, limit=10)) == 1
+    finally:
+        await web.close()
+        await admin.execute(f"drop owned by {role}")
+        await admin.execute(f"drop role {role}")
+        await admin.close()
+        await store.close()
+
+
+# ── connections that commit by themselves ─────────────────────────────────────────────────────────────────────────
+
+
+@asynchronous
+async def test_on_a_connection_outside_a_transaction_an_event_is_committed_at_once(postgres_url: str) -> None:
+    """asyncpg has no transaction unless one is begun, and the others can be told so."""
+    outbox = Outbox("web")
+    store = await opened(postgres_url)
+    psycopgs = psycopg.connect(postgres_url, autocommit=True)
+    engine = sqlalchemy.create_engine(
+        postgres_url.replace("postgresql", "postgresql+psycopg", 1), isolation_level="AUTOCOMMIT"
+    )
+    asyncpgs = await asyncpg.connect(postgres_url)
+    try:
+        await outbox.append(asyncpgs, OrderPlaced(order_id="asyncpg"))
+        outbox.append_sync(psycopgs, OrderPlaced(order_id="psycopg"))
+        with engine.connect() as alchemys:
+            outbox.append_sync(alchemys, OrderPlaced(order_id="SQLAlchemy"))
+            alchemys.rollback()
+
+        rows = await store.outbox.pending(after=-1, limit=10)
+        assert [row.key for row in rows] == [b"asyncpg", b"psycopg", b"SQLAlchemy"]
+    finally:
+        await asyncpgs.close()
+        psycopgs.close()
+        engine.dispose()
+        await store.close()
 
 
 @asynchronous
@@ -227,13 +309,16 @@ async def test_a_blocking_session_inside_an_asynchronous_one_takes_an_event_too(
     await store.close()
 
 
-@pytest.mark.parametrize("database", ["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    url = f"sqlite:///{tmp_path / 'shop.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    return str(url)
+
+
 @asynchronous
-async def test_a_handlers_connection_and_its_session_take_an_event_too(
-    request: pytest.FixtureRequest, tmp_path: Path, database: str
-) -> None:
+async def test_a_handlers_connection_and_its_session_take_an_event_too(url: str) -> None:
     """Inside a handler it is one more statement of the handler's transaction."""
-    url = f"sqlite:///{tmp_path / 'shop.db'}" if database == "sqlite" else request.getfixturevalue("postgres_url")
     store, outbox = await opened(url), Outbox("web")
     async with store.transaction() as transaction:
         await outbox.append(transaction.connection, OrderPlaced(order_id="o-1"))

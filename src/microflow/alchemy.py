@@ -88,12 +88,14 @@ class DriverConnection(Protocol):
 
 
 class Sessions:
-    """Opens sessions on the connections of one store. `url` names the dialect that runs on them."""
+    """Opens sessions on the connections of one store. `url` names the dialect that runs on them; `options` are its."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         # One engine for all: what it has compiled and learnt of the server is kept. Its "pool" is whatever is lent.
         self._lent: ContextVar[DriverConnection] = ContextVar("microflow_lent_connection")
-        self._engine = create_async_engine(url, creator=self._lent.get, poolclass=NullPool, pool_reset_on_return=None)
+        self._engine = create_async_engine(
+            url, creator=self._lent.get, poolclass=NullPool, pool_reset_on_return=None, **options
+        )
         event.listen(self._engine.sync_engine, "handle_error", _notice)
 
     @contextlib.asynccontextmanager
@@ -142,4 +144,8 @@ def _not_a_handlers(word: str) -> SqlError:
 def _notice(context: ExceptionContext) -> None:
     if context.connection is not None and not context.connection.closed:
         driver: Any = context.connection.connection.dbapi_connection
-        driver.lending.notice(context.original_exception, context.statement or "a session's statement")
+        error = context.original_exception
+        drivers = context.dialect.loaded_dbapi
+        if isinstance(error, drivers.Error) and error.__cause__ is not None:
+            error = error.__cause__  # the driver's own, which the dialect has dressed as DB-API's
+        driver.lending.notice(error, context.statement or "a session's statement")

@@ -16,7 +16,7 @@ from microflow.callers import DatabaseName, Steps, asynchronous, blocking, carry
 from microflow.errors import SettingsError
 from microflow.ports import Clock, DatabaseState, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
-from microflow.stores import sqlite
+from microflow.stores import postgres_append, sqlite
 from microflow.stores.sqlite import SqliteStore
 from microflow.transports.local import LocalTransport
 
@@ -173,7 +173,10 @@ def append_to_sync(connection: Any, service: str, rows: Sequence[OutboxRow]) -> 
         carry_out_blocking(APPENDS[caller.database](service, row), caller)
 
 
-APPENDS: Mapping[DatabaseName, Callable[[str, OutboxRow], Steps]] = {"sqlite": sqlite.append}
+APPENDS: Mapping[DatabaseName, Callable[[str, OutboxRow], Steps]] = {
+    "postgresql": postgres_append.append,
+    "sqlite": sqlite.append,
+}
 
 
 def _path(text: str) -> Path:

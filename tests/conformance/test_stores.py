@@ -15,7 +15,7 @@ from microflow.stores.postgres import PostgresStore
 from microflow.stores.sqlite import SqliteStore
 
 ABILITIES = Abilities()
-ON_POSTGRES = Abilities(any_decimal=True, writers_at_once=True, sessions=False)
+ON_POSTGRES = Abilities(any_decimal=True, writers_at_once=True)
 
 
 class SqliteHarness:

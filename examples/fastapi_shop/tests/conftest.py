@@ -15,7 +15,7 @@ class Place:
     environment: Mapping[str, str]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A fresh one on each database. The environment of the tests themselves is set to it, too."""
     url = f"sqlite:///{tmp_path / 'shop.db'}"

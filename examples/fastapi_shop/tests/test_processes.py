@@ -2,17 +2,16 @@
 
 import asyncio
 import os
+import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
-import pytest
-from httpx import AsyncClient, HTTPError
+from httpx import AsyncClient
 
 from examples.fastapi_shop.tests.conftest import Place
 from examples.fastapi_shop.tests.waiting import asynchronous, until
@@ -35,29 +34,19 @@ def process(*command: str, environment: Mapping[str, str], log: Path) -> Iterato
         started.wait()
 
 
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    return number
-
-
 @asynchronous
-async def test_uvicorn_stops_the_service_after_the_last_request(place: Place, port: int, tmp_path: Path) -> None:
-    command = ("uvicorn", "shop:app", "--port", str(port))
-    log = tmp_path / "uvicorn.log"
-    async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as customer:
-        with process(*command, environment=place.environment, log=log) as server:
-            await until(lambda: answers(customer))
+async def test_uvicorn_stops_the_service_after_the_last_request(place: Place, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    with process("uvicorn", "shop:app", "--port", "0", environment=place.environment, log=first) as server:
+        async with customer_of(first) as customer:
             assert (await customer.put("/orders/o-1", json={"item": "teapot"})).status_code == 201
-            server.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(server.wait, 30)
+        server.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(server.wait, 30)
 
-        assert "Application shutdown complete" in log.read_text()
-        assert "Traceback" not in log.read_text()
-        with process(*command, environment=place.environment, log=log):
-            await until(lambda: answers(customer))
+    assert "Application shutdown complete" in first.read_text()
+    assert "Traceback" not in first.read_text()
+    with process("uvicorn", "shop:app", "--port", "0", environment=place.environment, log=second):
+        async with customer_of(second) as customer:
 
             async def packed() -> object:
                 return (await customer.get("/orders/o-1")).json().get("state") == "packed"
@@ -66,7 +55,7 @@ async def test_uvicorn_stops_the_service_after_the_last_request(place: Place, po
 
 
 @asynchronous
-async def test_an_order_reaches_a_service_with_a_database_of_its_own(place: Place, port: int, tmp_path: Path) -> None:
+async def test_an_order_reaches_a_service_with_a_database_of_its_own(place: Place, tmp_path: Path) -> None:
     parcels = tmp_path / "packing.db"
     scheme, _, rest = place.database.partition("://")
     environment = {
@@ -81,9 +70,8 @@ async def test_an_order_reaches_a_service_with_a_database_of_its_own(place: Plac
     ):
         await until(lambda: says(relay, "ready"))
         await until(lambda: says(packing, "ready"))
-        with process("uvicorn", "storefront:app", "--port", str(port), environment=environment, log=web):
-            async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as customer:
-                await until(lambda: answers(customer))
+        with process("uvicorn", "storefront:app", "--port", "0", environment=environment, log=web):
+            async with customer_of(web) as customer:
                 assert (await customer.put("/orders/o-1", json={"item": "teapot"})).status_code == 201
                 assert (await customer.put("/orders/o-1", json={"item": "teapot"})).status_code == 409
                 assert (await customer.put("/orders/o-2", json={"item": "cup"})).status_code == 201
@@ -96,13 +84,18 @@ async def test_an_order_reaches_a_service_with_a_database_of_its_own(place: Plac
         await until(packed)
 
 
+@asynccontextmanager
+async def customer_of(log: Path) -> AsyncIterator[AsyncClient]:
+    """A customer of the server that writes this log, as soon as it serves."""
+    try:
+        await until(lambda: says(log, "Uvicorn running on "))
+    except TimeoutError:
+        raise AssertionError(f"it does not serve: {log.read_text()}") from None  # noqa: ASYNC240 - a few lines
+    address = re.search(r"Uvicorn running on (\S+)", log.read_text())  # noqa: ASYNC240 - a few lines
+    assert address is not None
+    async with AsyncClient(base_url=address[1]) as customer:
+        yield customer
+
+
 async def says(log: Path, word: str) -> bool:
     return word in log.read_text()  # noqa: ASYNC240 - a few lines
-
-
-async def answers(customer: AsyncClient) -> bool:
-    try:
-        await customer.get("/")
-    except HTTPError:
-        return False
-    return True

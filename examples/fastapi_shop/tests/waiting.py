@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import ParamSpec
 
 P = ParamSpec("P")
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def asynchronous(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:

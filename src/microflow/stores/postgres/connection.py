@@ -105,13 +105,17 @@ class PostgresConnection:
 
     def notice(self, error: BaseException, sql: str) -> None:
         """A statement that did not come this way has failed: the transaction is as spoilt as if it had."""
-        failure = error if isinstance(error, StoreError) else translate(error)
+        if isinstance(error, FROM_DRIVER):
+            failure = translate(error)
+        else:
+            failure = error if isinstance(error, StoreError) else SqlError(f"{type(error).__name__}: {error}")
         failure.__cause__ = None if failure is error else error
         self.fail(failure, sql)
 
     def undone(self) -> None:
         """A savepoint that was not made here has undone whatever had failed."""
-        self.failure = None
+        if not isinstance(self.failure, StoreUnavailable):
+            self.failure = None
 
     def close(self) -> None:
         """The transaction is over."""

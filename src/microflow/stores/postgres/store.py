@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from microflow.embedded.statements import statements
 from microflow.errors import IdentityError
 from microflow.ports import Clock, Migration
 from microflow.stores.postgres import tables
+from microflow.stores.postgres.connection import PostgresConnection
 from microflow.stores.postgres.dead_letters import PostgresDeadLetters
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.handlers import PostgresHandlers
@@ -55,6 +58,7 @@ class PostgresStore:
         self._reading = Sessions(self._open_lookups, most=2, purpose="reading")
         self._relaying = Sessions(self._open_lookups, most=2, purpose="the relay")
         self._rare = Sessions(self._open_lookups, most=1, purpose="housekeeping")
+        self._alchemy: Any = None
         self._names = names = Names(service, self._reading)
         self._notifications = Notifications(self._relaying, listener=self._open_listener)
         appended = Channel("microflow_outbox", self._notifications, look_every=OUTBOX_LOOKED_AT_EVERY)
@@ -88,7 +92,7 @@ class PostgresStore:
     @contextlib.asynccontextmanager
     async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[PostgresTransaction]:
         async with self._transactions.session() as session:
-            transaction = PostgresTransaction(session, self._names, pause=pause)
+            transaction = PostgresTransaction(session, self._names, self._open_session, pause=pause)
             try:
                 yield transaction
                 await transaction.commit()
@@ -132,6 +136,13 @@ class PostgresStore:
             await self._notifications.close()
             every = (self._transactions, self._reading, self._relaying, self._rare)
             await asyncio.gather(*(sessions.close() for sessions in every))
+
+    def _open_session(self, kind: type[Any], connection: PostgresConnection) -> AbstractAsyncContextManager[Any]:
+        from microflow.stores.postgres.alchemy import PostgresSessions  # SQLAlchemy is an extra
+
+        self._alchemy = self._alchemy or PostgresSessions()
+        session: AbstractAsyncContextManager[Any] = self._alchemy.open(kind, connection)
+        return session
 
     async def _open_lane(self) -> Session:
         return await self._connect(self._address, for_handlers=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from microflow.embedded.headers import encode_headers
 from microflow.embedded.statements import statements
-from microflow.errors import Fenced, SqlError, StoreError
+from microflow.errors import Fenced, StoreError
 from microflow.ports import Appended, Changes, Claim, OrderingKey, TopicPartition
 from microflow.stores.postgres import handlers, partitions, suspects
 from microflow.stores.postgres.connection import PostgresConnection
@@ -30,12 +31,18 @@ AFTER_THE_LONGEST_PAUSE = timedelta(seconds=2)
 """A handler past its deadline is cancelled and rolled back by us; the server ends those that nobody cancels."""
 
 
+OpenSession: TypeAlias = Callable[[type[Any], PostgresConnection], AbstractAsyncContextManager[Any]]
+
+
 class PostgresTransaction:
     """`microflow.ports.Transaction` on a lane's connection. It begins with its first statement, in one round trip."""
 
-    def __init__(self, session: Session, names: Names, *, pause: timedelta | None = None) -> None:
+    def __init__(
+        self, session: Session, names: Names, open_session: OpenSession, *, pause: timedelta | None = None
+    ) -> None:
         self._begin_script = ["begin"] if pause is None else ["begin", _longest_pause(pause)]
         self._session = session
+        self._open_session = open_session
         self._names = names
         self._locked: set[int] = set()
         self._connection = PostgresConnection(session, self._begin)
@@ -49,8 +56,11 @@ class PostgresTransaction:
     def connection(self) -> PostgresConnection:
         return self._connection
 
-    def session(self, kind: type[Any]) -> AbstractAsyncContextManager[Any]:
-        raise SqlError(f"A handler on PostgreSQL cannot ask for {kind.__qualname__} yet: ask for Connection.")
+    @contextlib.asynccontextmanager
+    async def session(self, kind: type[Any]) -> AsyncIterator[Any]:
+        await self._begin()
+        async with self._open_session(kind, self._connection) as session:
+            yield session
 
     @property
     def failure(self) -> StoreError | None:

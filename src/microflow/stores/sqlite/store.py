@@ -42,7 +42,7 @@ class SqliteStore:
         self._service = service
         self._clock = clock
         self._closed = False
-        self._sessions: Any = None
+        self._alchemy: Any = None
         self._names = names = Names(service)
         self.partitions = SqlitePartitions(database, names)
         self.suspects = SqliteSuspects(database, names)
@@ -118,6 +118,6 @@ class SqliteStore:
     def _open_session(self, kind: type[Any], connection: SqliteConnection) -> AbstractAsyncContextManager[Any]:
         from microflow.stores.sqlite.alchemy import SqliteSessions  # SQLAlchemy is an extra
 
-        self._sessions = self._sessions or SqliteSessions()
-        session: AbstractAsyncContextManager[Any] = self._sessions.open(kind, connection)
+        self._alchemy = self._alchemy or SqliteSessions()
+        session: AbstractAsyncContextManager[Any] = self._alchemy.open(kind, connection)
         return session
