@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from microflow.beginnings import judge, tell, tell_of_offsets
 from microflow.caution import Caution
 from microflow.deliveries import Delivery, Execution, Postponed
 from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
@@ -31,7 +32,17 @@ from microflow.errors import (
 from microflow.handlers import Handler, Trigger
 from microflow.ids import content_of
 from microflow.lanes import Lane
-from microflow.ports import Changes, Ownership, Parked, Record, Subscription, Topic, TopicPartition, Transport
+from microflow.ports import (
+    Beginning,
+    Changes,
+    Ownership,
+    Parked,
+    Record,
+    Subscription,
+    Topic,
+    TopicPartition,
+    Transport,
+)
 from microflow.runtime import Runtime
 from microflow.signals import Signal
 
@@ -279,8 +290,7 @@ class Intake:
         return execution
 
     def _origin(self, topic: str) -> str:
-        incarnation = self._topics[topic].incarnation if topic in self._topics else ""
-        return f"/logs/{self._cluster_id}/{topic}/{incarnation}"
+        return f"/logs/{self._cluster_id}/{topic}/{self._incarnation(TopicPartition(topic, 0))}"
 
     # ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -300,8 +310,8 @@ class Intake:
         assert self._subscription is not None
         try:
             async with self._changing:
-                await self._check_group(self._subscription, partitions)
-                await self._take(self._subscription, partitions)
+                committed = await self._check_group(self._subscription, partitions)
+                await self._take(self._subscription, partitions, committed=committed)
         except IdentityError as refusal:
             self._refusal = refusal
             return
@@ -335,20 +345,29 @@ class Intake:
         except StoreError as error:
             logger.debug("partitions were not released: %s", error)
 
-    async def _take(self, subscription: Subscription, partitions: Collection[TopicPartition]) -> None:
+    async def _take(
+        self,
+        subscription: Subscription,
+        partitions: Collection[TopicPartition],
+        *,
+        committed: Collection[TopicPartition] | None = None,
+    ) -> None:
         runtime = self._runtime
         self._topics = await self._insist_on_log(lambda: self._transport.topics.describe(runtime.definition.topics))
         owned = await runtime.outages.insist(lambda: runtime.store.partitions.take(partitions, owner=self._owner))
-        new = [partition for partition, ownership in owned.items() if ownership.watermark is None]
-        starts = {
-            partition: ownership.watermark for partition, ownership in owned.items() if ownership.watermark is not None
-        }
-        if new:
+        starts, beginnings = await self._judge(owned)
+        if committed is not None:
+            tell_of_offsets(
+                runtime.definition.name, forgotten=[each for each in starts if starts[each] and each not in committed]
+            )
+        if new := [partition for partition, ownership in owned.items() if ownership.watermark is None]:
             first = await self._first_offsets(new)
             starts |= first
-            epochs = {partition: owned[partition].epoch for partition in new}
             # `latest` must be the latest of the first start: on a restart before the first event it would skip some.
-            await runtime.outages.insist(lambda: self._store_first(epochs, first))
+            beginnings |= {each: Beginning(offset, self._incarnation(each)) for each, offset in first.items()}
+        if beginnings:
+            epochs = {partition: owned[partition].epoch for partition in beginnings}
+            await runtime.outages.insist(lambda: self._store_beginnings(epochs, beginnings))
         left_badly = await self._left_badly(owned, starts)
         crashes = await runtime.outages.insist(lambda: runtime.store.suspects.known(partitions))
         for partition, offset in starts.items():
@@ -393,11 +412,32 @@ class Intake:
             subscription.resume(lost)  # there was no rebalance that would have forgotten that they were paused
         self.changed.set()
 
-    async def _store_first(self, epochs: Mapping[TopicPartition, int], offsets: Mapping[TopicPartition, int]) -> None:
+    async def _judge(
+        self, owned: Mapping[TopicPartition, Ownership]
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Beginning]]:
+        """Where partitions that were read before are read from now, and which of them begin anew."""
+        before = {partition: ownership for partition, ownership in owned.items() if ownership.watermark is not None}
+        if not before:
+            return {}, {}
+        bounds = await self._insist_on_log(lambda: self._transport.topics.bounds(before))
+        verdicts = {
+            partition: judge(partition, ownership, self._topics.get(partition.topic), bounds.get(partition))
+            for partition, ownership in before.items()
+        }
+        tell(self._runtime.definition.name, verdicts)
+        beginnings = {each: verdict.beginning for each, verdict in verdicts.items() if verdict.beginning is not None}
+        return {partition: verdict.offset for partition, verdict in verdicts.items()}, beginnings
+
+    def _incarnation(self, partition: TopicPartition) -> str:
+        return self._topics[partition.topic].incarnation if partition.topic in self._topics else ""
+
+    async def _store_beginnings(
+        self, epochs: Mapping[TopicPartition, int], beginnings: Mapping[TopicPartition, Beginning]
+    ) -> None:
         try:
             async with self._runtime.store.transaction() as transaction:
                 await transaction.fence(epochs)
-                await transaction.write(Changes(watermarks=dict(offsets)))
+                await transaction.write(Changes(beginnings=dict(beginnings)))
         except Fenced:
             pass  # somebody newer has begun already, and has stored them
 
@@ -418,7 +458,10 @@ class Intake:
             logger.info("%s has not read before: it starts at the earliest of %d records", name, waiting)
         return {partition: bound.beginning for partition, bound in bounds.items()}
 
-    async def _check_group(self, subscription: Subscription, partitions: Collection[TopicPartition]) -> None:
+    async def _check_group(
+        self, subscription: Subscription, partitions: Collection[TopicPartition]
+    ) -> Collection[TopicPartition]:
+        """Refuse the database of another group; return the partitions of which the group has an offset."""
         committed = await self._insist_on_log(lambda: subscription.committed(partitions))
         for other in {each.metadata for each in committed.values()} - {self._database_id, ""}:
             raise IdentityError(
@@ -427,6 +470,7 @@ class Intake:
                 why="What that database has handled would be handled again, or what it has not would be skipped.",
                 fix="Start with the database the service had, or give the service another name.",
             )
+        return committed.keys()
 
     async def _tell_offsets(self, subscription: Subscription) -> None:
         try:

@@ -12,6 +12,7 @@ from microflow.ports.administration import Administration as Administration
 from microflow.ports.administration import TopicLayout as TopicLayout
 from microflow.ports.clock import Clock as Clock
 from microflow.ports.database import Appended as Appended
+from microflow.ports.database import Beginning as Beginning
 from microflow.ports.database import Blocked as Blocked
 from microflow.ports.database import Changes as Changes
 from microflow.ports.database import Claim as Claim

@@ -139,6 +139,13 @@ class Mark(NamedTuple):
     offset: int
 
 
+class Beginning(NamedTuple):
+    """Where a partition is read from when it is read for the first time, or anew, and of which incarnation it is."""
+
+    offset: int
+    incarnation: str
+
+
 @dataclass(slots=True)
 class Changes:
     """What a transaction writes last, in one go: whatever its size, it costs a few statements."""
@@ -151,6 +158,9 @@ class Changes:
     """Next offset to read, per partition. A stored one never goes back."""
     cleared: list[Mark] = field(default_factory=list)
     """Marks of events that have come to their end, with the crashes that were counted for them."""
+    beginnings: dict[TopicPartition, Beginning] = field(default_factory=dict)
+    """Partitions read for the first time, or anew: their watermark is set, back if need be, and a handler that was
+    registered to be read from further on is read from there."""
 
 
 class Transaction(Protocol):
@@ -218,13 +228,15 @@ class Ownership(NamedTuple):
     """A partition's epoch (it grows with every owner), its stored watermark (None: never read), and how it was left.
 
     `clean`: nobody had it before, or whoever had it released it without a word of care. `careful_until` is what the
-    owner before said when it released it; None if that one did not, or had no reason to.
+    owner before said when it released it; None if that one did not, or had no reason to. `incarnation` is that of its
+    last beginning; None if that was before incarnations were stored.
     """
 
     epoch: int
     watermark: int | None
     clean: bool = True
     careful_until: int | None = None
+    incarnation: str | None = None
 
 
 class Owner(NamedTuple):

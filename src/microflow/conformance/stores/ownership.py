@@ -9,7 +9,8 @@ from microflow.conformance.scenarios import Scenarios
 from microflow.conformance.stores.examples import NOW, ORDERS, a_claim, commit, raised
 from microflow.conformance.stores.harness import Harness
 from microflow.errors import Fenced
-from microflow.ports import Changes, Mark, Owner, Ownership, Store, TopicPartition
+from microflow.handlers import Trigger
+from microflow.ports import Beginning, Changes, Mark, Owner, Ownership, Registry, Store, TopicPartition
 
 ownership: Scenarios[Harness] = Scenarios()
 
@@ -261,3 +262,84 @@ async def of_those_who_have_seen_the_same_one_takes(harness: Harness) -> None:
     )
 
     assert sorted(len(each) for each in taken) == [0, 0, 0, 1]
+
+
+@ownership.add()
+async def a_beginning_sets_a_watermark_back_and_remembers_the_incarnation(harness: Harness) -> None:
+    """Their watermark is set, back if need be (semantics 9, 13)."""
+    store = await harness.open()
+    epoch = (await _take(store)).epoch
+    await _begin(store, epoch, Beginning(7, "first"))
+
+    async with store.transaction() as transaction:
+        await transaction.fence({ORDERS: epoch})
+        await transaction.write(Changes(watermarks={ORDERS: 40}))
+    grown = await _take(store)
+    await _begin(store, grown.epoch, Beginning(0, "second"))
+    anew = await _take(store)
+    async with store.transaction() as transaction:
+        await transaction.fence({ORDERS: anew.epoch})
+        await transaction.write(Changes(watermarks={ORDERS: 3}))
+
+    assert (grown.watermark, grown.incarnation) == (40, "first")
+    assert (anew.watermark, anew.incarnation) == (0, "second")
+    assert await store.partitions.watermarks() == {ORDERS: 3}
+
+
+@ownership.add()
+async def a_partition_that_never_began_has_no_incarnation(harness: Harness) -> None:
+    """`incarnation` is that of its last beginning; None if there was none."""
+    store = await harness.open()
+    epoch = (await _take(store)).epoch
+
+    async with store.transaction() as transaction:
+        await transaction.fence({ORDERS: epoch})
+        await transaction.write(Changes(watermarks={ORDERS: 5}))
+
+    assert (await _take(store)).incarnation is None
+
+
+@ownership.add()
+async def an_owner_that_is_none_any_more_begins_nothing(harness: Harness) -> None:
+    """A beginning is part of a transaction, and fenced like all of it."""
+    store = await harness.open()
+    old = (await _take(store)).epoch
+    new = await _take(store, owner="another")
+    await _begin(store, new.epoch, Beginning(7, "first"))
+
+    await raised(Fenced, lambda: _begin(store, old, Beginning(0, "second")))
+
+    again = await _take(store)
+    assert (again.watermark, again.incarnation) == (7, "first")
+
+
+@ownership.add()
+async def a_handler_is_read_from_where_a_partition_begins_anew(harness: Harness) -> None:
+    """A handler that was registered to be read from further on is read from there, and everybody learns of it."""
+    store = await harness.open()
+    epochs = {ORDERS: (await _take(store)).epoch, OTHER: (await _take(store, OTHER)).epoch}
+    async with store.transaction() as transaction:
+        await transaction.fence(epochs)
+        await transaction.write(Changes(watermarks={ORDERS: 100, OTHER: 100}))
+    trigger = Trigger("OrderAccepted", ORDERS.topic)
+    before = await _register(store, trigger)
+
+    async with store.transaction() as transaction:
+        await transaction.fence(epochs)
+        beginnings = {ORDERS: Beginning(10, "second"), OTHER: Beginning(120, "first")}
+        await transaction.write(Changes(beginnings=beginnings))
+    after = await _register(store, trigger)
+
+    assert before.handlers["late"].triggers == {trigger: {ORDERS.partition: 100, OTHER.partition: 100}}
+    assert after.handlers["late"].triggers == {trigger: {ORDERS.partition: 10, OTHER.partition: 100}}
+    assert after.version > before.version
+
+
+async def _begin(store: Store, epoch: int, beginning: Beginning) -> None:
+    async with store.transaction() as transaction:
+        await transaction.fence({ORDERS: epoch})
+        await transaction.write(Changes(beginnings={ORDERS: beginning}))
+
+
+async def _register(store: Store, trigger: Trigger) -> Registry:
+    return await store.handlers.register({"late": [trigger]}, owner="me", now=NOW, until=NOW)

@@ -122,6 +122,11 @@ async def changed(session: Session, service: str) -> RegistryChanged:
     return RegistryChanged(await _version(session, service))
 
 
+async def renew_version(session: Session, service: str) -> None:
+    """Have every process read the registry anew."""
+    await session.fetch(SQL["new version"], service)
+
+
 async def _version(session: Session, service: str) -> int:
     rows = await session.fetch(SQL["version"], service)
     return int(rows[0][0]) if rows else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from microflow.ports import Owner, Ownership, TopicPartition
+from microflow.ports import Beginning, Owner, Ownership, TopicPartition
 from microflow.ports.database import NOTHING
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.locks import ALONE, BEGIN_ALONE, PARTITION, lock
@@ -61,7 +61,17 @@ class PostgresPartitions:
 def _ownership(row: Row) -> Ownership:
     careful_until: int | None = row["careful_until"]
     clean = row["released"] and careful_until is None
-    return Ownership(row["epoch"], row["watermark"], clean, careful_until)
+    return Ownership(row["epoch"], row["watermark"], clean, careful_until, row["incarnation"])
+
+
+async def begin(session: Session, names: Names, beginnings: Mapping[TopicPartition, Beginning]) -> bool:
+    """Set watermarks, back if need be; return whether a handler is read from an earlier offset now than before."""
+    numbers = await names.partitions(beginnings)
+    offsets = [beginning.offset for beginning in beginnings.values()]
+    incarnations = [beginning.incarnation for beginning in beginnings.values()]
+    await session.fetch(SQL["begin"], [numbers[each] for each in beginnings], offsets, incarnations)
+    topics, parts = [each.topic for each in beginnings], [each.partition for each in beginnings]
+    return bool(await session.fetch(SQL["read from further on"], names.service, topics, parts, offsets))
 
 
 def fence_query(epochs: Mapping[int, int]) -> str:

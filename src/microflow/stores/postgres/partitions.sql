@@ -21,7 +21,8 @@ counted as (
     set crashes = crashes + case when taken.released then 0 else 1 end, in_hand = false
     from taken where suspect.partition = taken.id and suspect.in_hand
 )
-select taken.*, (select watermark from microflow.watermarks where partition = taken.id) as watermark from taken;
+select taken.*, mark.watermark, mark.incarnation
+from taken left join microflow.watermarks as mark on mark.partition = taken.id;
 
 -- name: release
 update microflow.partitions as partition set left_epoch = partition.epoch, careful_until = left_at.careful_until
@@ -30,6 +31,28 @@ where partition.id = left_at.id and partition.epoch = left_at.epoch;
 
 -- name: epochs
 select id, epoch from microflow.partitions where id = any($1::integer[]);
+
+-- name: begin
+insert into microflow.watermarks as stored (partition, watermark, incarnation)
+select partition, watermark, incarnation
+from unnest($1::integer[], $2::bigint[], $3::text[]) as begun (partition, watermark, incarnation)
+order by partition
+on conflict (partition) do update set watermark = excluded.watermark, incarnation = excluded.incarnation;
+
+-- Several partitions of a trigger may begin at once, so all of them go into one new value.
+-- name: read from further on
+with earlier as (
+    select reads.handler, reads.topic, reads.type, jsonb_object_agg(begun.number::text, begun.watermark) as since
+    from microflow.triggers as reads
+    join microflow.handlers as handler on handler.id = reads.handler and handler.service = $1
+    join unnest($2::text[], $3::integer[], $4::bigint[]) as begun (topic, number, watermark)
+        on begun.topic = reads.topic and (reads.since ->> begun.number::text)::bigint > begun.watermark
+    group by reads.handler, reads.topic, reads.type
+)
+update microflow.triggers as reads set since = reads.since || earlier.since
+from earlier
+where reads.handler = earlier.handler and reads.topic = earlier.topic and reads.type = earlier.type
+returning 1;
 
 -- name: watermarks
 select partition.topic, partition.number, mark.watermark

@@ -110,6 +110,8 @@ class PostgresTransaction:
                 self.has_parked = True
             if changes.cleared:
                 await suspects.clear(self._session, self._names, changes.cleared)
+            if changes.beginnings and await partitions.begin(self._session, self._names, changes.beginnings):
+                await handlers.renew_version(self._session, self._names.service)
             return await self._append_and_advance(changes)
 
     async def commit(self) -> None:

@@ -126,6 +126,11 @@ def check_version(connection: sqlite3.Connection, service: str, known: int) -> N
         raise RegistryChanged(version)
 
 
+def renew_version(connection: sqlite3.Connection, service: str) -> None:
+    """Have every process read the registry anew."""
+    connection.execute(SQL["new version"], (service,))
+
+
 def _version(connection: sqlite3.Connection, service: str) -> int:
     row = connection.execute(SQL["version"], (service,)).fetchone()
     return 0 if row is None else int(row[0])

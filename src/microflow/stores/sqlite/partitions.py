@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from microflow.embedded.database import Database
 from microflow.errors import Fenced
-from microflow.ports import Owner, Ownership, TopicPartition
+from microflow.ports import Beginning, Owner, Ownership, TopicPartition
 from microflow.ports.database import NOTHING
 from microflow.stores.sqlite import suspects
 from microflow.stores.sqlite.names import PARTITIONS as SQL
@@ -54,9 +54,10 @@ class SqlitePartitions:
 
     def _take(self, connection: sqlite3.Connection, partition: TopicPartition, owner: str) -> Ownership:
         args = (self._names.service, *partition, owner)
-        number, epoch, watermark, released, careful_until = connection.execute(SQL["take"], args).fetchall()[0]
+        taken = connection.execute(SQL["take"], args).fetchall()[0]
+        number, epoch, watermark, released, careful_until, incarnation = taken
         suspects.count_crashes(connection, number, released=bool(released))
-        return Ownership(epoch, watermark, bool(released) and careful_until is None, careful_until)
+        return Ownership(epoch, watermark, bool(released) and careful_until is None, careful_until, incarnation)
 
 
 def fence(connection: sqlite3.Connection, names: NamesInTransaction, epochs: Mapping[TopicPartition, int]) -> None:
@@ -75,3 +76,19 @@ def advance(
     connection.executemany(
         SQL["advance"], [(watermark, names.partition(partition)) for partition, watermark in watermarks.items()]
     )
+
+
+def begin(
+    connection: sqlite3.Connection,
+    names: NamesInTransaction,
+    service: str,
+    beginnings: Mapping[TopicPartition, Beginning],
+) -> bool:
+    """Set watermarks, back if need be; return whether a handler is read from an earlier offset now than before."""
+    earlier = 0
+    for partition, beginning in beginnings.items():
+        connection.execute(SQL["begin"], (*beginning, names.partition(partition)))
+        topic, number = partition
+        args = (service, topic, str(number), beginning.offset)
+        earlier += connection.execute(SQL["read from further on"], args).rowcount
+    return earlier > 0

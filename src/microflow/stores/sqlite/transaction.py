@@ -76,6 +76,8 @@ class SqliteTransaction:
                 self._parking.park(parked)
                 self._inbox.set_status(parked.claim, "parked", completed_at=None)
             appended = outbox.append_in_step(self._raw, self._names.service, changes.outbox) if changes.outbox else ()
+            if partitions.begin(self._raw, self._names, self._names.service, changes.beginnings):
+                handlers.renew_version(self._raw, self._names.service)
             partitions.advance(self._raw, self._names, changes.watermarks)
             suspects.clear(self._raw, self._names, changes.cleared)
             return appended
