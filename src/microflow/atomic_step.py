@@ -71,7 +71,7 @@ class AtomicStep:
         tries = 0
         together = True
         while parts:
-            part = parts[0] = self._still_to_commit(parts[0], settled)
+            part = parts[0] = self._left_of(parts[0], settled)
             try:
                 if part:
                     await self._transact(part, settled, together=together)
@@ -102,12 +102,20 @@ class AtomicStep:
                     self._take_out(parts, part[0], error, settled)
         return settled
 
-    def _still_to_commit(self, part: Sequence[Execution], settled: Settled) -> list[Execution]:
-        """Those of partitions that are still ours, and for whom somebody is still to see them."""
-        ours = [each for each in part if self._runtime.assignment.owns(each.delivery.home)]
-        unwanted = [each for each in ours if self._is_unwanted(each)]
-        settled.unwanted += unwanted
-        return [each for each in ours if each not in unwanted] if unwanted else ours
+    def _left_of(self, part: Sequence[Execution], settled: Settled) -> list[Execution]:
+        """What can still be committed, after what has happened since the batch was formed."""
+        left = []
+        for execution in part:
+            if not self._runtime.assignment.owns(execution.delivery.home):
+                continue
+            if self._is_unwanted(execution):
+                settled.unwanted.append(execution)
+            elif isinstance(execution.outcome, Inside) and self._runtime.circuits.bars(execution):
+                execution.wait_again()
+                settled.reset.append(execution)
+            else:
+                left.append(execution)
+        return left
 
     def _is_unwanted(self, execution: Execution) -> bool:
         delivery = execution.delivery
@@ -272,7 +280,8 @@ class AtomicStep:
         self, parts: list[list[Execution]], failed: Execution, error: BaseException, settled: Settled
     ) -> None:
         settled.failed.append(failed)
-        failed.outcome = self._runtime.judge(failed, error)
+        failed.outcome = outcome = self._runtime.judge(failed, error)
+        self._runtime.circuits.failed(failed, outcome)
         for part in parts:
             behind = {each for each in part if _is_behind(each, failed)}
             part[:] = [each for each in part if each not in behind]

@@ -43,6 +43,7 @@ from microflow.ports import (
     TopicPartition,
     Transport,
 )
+from microflow.pressure import Pressure
 from microflow.runtime import Runtime
 from microflow.signals import Signal
 
@@ -68,10 +69,12 @@ class Intake:
         *,
         owner: str,
         caution: Caution,
+        pressure: Pressure,
         skipped: Callable[[], None],
     ) -> None:
         self._runtime = runtime
         self._caution = caution
+        self._pressure = pressure
         self._transport = transport
         self._lanes = lanes
         self._owner = owner
@@ -114,7 +117,12 @@ class Intake:
 
     def relieve(self) -> None:
         """Something was committed: read on where reading had stopped at a bound."""
-        if self._paused and self._subscription is not None and not self._stopping:
+        if self._paused:
+            self.adjust()
+
+    def adjust(self) -> None:
+        """What has to pause has changed."""
+        if self._subscription is not None and not self._stopping:
             self._throttle(self._subscription)
 
     def read_again(self, watermarks: Mapping[TopicPartition, int]) -> None:
@@ -156,7 +164,7 @@ class Intake:
             await self._take_back(subscription)
             self._throttle(subscription)
             self._sought.clear()
-            room = max(limits.in_flight - self._runtime.watermarks.unfinished, 1)
+            room = max(limits.in_flight - self._in_flight(), 1)
             records = await subscription.fetch(max_records=min(limits.fetch, room), wait=limits.fetch_wait)
         except LogGone:
             raise
@@ -182,21 +190,22 @@ class Intake:
                 self._subscription.seek(partition, position)
 
     def _throttle(self, subscription: Subscription) -> None:
-        """Pause what is too far ahead of its watermark, or everything while too much is in hand."""
-        runtime = self._runtime
-        full = self._draining or runtime.watermarks.unfinished >= runtime.limits.in_flight
+        """Pause what is too far ahead of its watermark or under pressure, or everything while too much is in hand."""
+        runtime, pressed, in_flight = self._runtime, self._pressure.topics, self._in_flight()
+        full = self._draining or in_flight >= runtime.limits.in_flight
         wanted = {
             partition
             for partition in runtime.assignment.partitions
             if full
             or runtime.watermarks.distance(partition) >= runtime.limits.window
             or self._caution.pauses(partition)
+            or partition.topic in pressed
         }
         # Half-way down before reading goes on, so that it does not start and stop with every record.
         held = {
             partition
             for partition in self._paused & set(runtime.assignment.partitions)
-            if runtime.watermarks.unfinished > runtime.limits.in_flight // 2
+            if in_flight > runtime.limits.in_flight // 2
             or runtime.watermarks.distance(partition) > runtime.limits.window // 2
         }
         wanted |= held
@@ -205,6 +214,11 @@ class Intake:
         if over := (self._paused & set(runtime.assignment.partitions)) - wanted:
             subscription.resume(over)
         self._paused = wanted
+
+    def _in_flight(self) -> int:
+        """How much is in hand; what waits for a circuit would keep the others from being read."""
+        unfinished, pressed = self._runtime.watermarks.unfinished, self._pressure.topics
+        return unfinished - self._runtime.watermarks.unfinished_of(pressed) if pressed else unfinished
 
     def _receive(self, record: Record) -> None:
         runtime = self._runtime

@@ -45,6 +45,7 @@ class Lane:
         emitted: Callable[[], None],
     ) -> None:
         self._runtime = runtime
+        self._circuits = runtime.circuits
         self._step = AtomicStep(runtime)
         self._committed = committed
         self._parked = parked
@@ -69,7 +70,9 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether nothing is left to be done here."""
-        return not (self._mailbox or self._tasks or self._adoption.is_anything_under_way or self._lock.locked())
+        if self._mailbox or self._tasks or self._finished or self._lock.locked():
+            return False
+        return not self._adoption.is_anything_under_way or self._circuits.hold(self._queues)
 
     @property
     def busy(self) -> bool:
@@ -206,6 +209,10 @@ class Lane:
                 if execution.parks:
                     queue.block(execution)
                 self._finish(execution)
+            elif self._circuits.open and self._circuits.bars(
+                execution, self._advance, may_try=not queue.blocks(execution)
+            ):
+                return
             elif queue.blocks(execution):
                 execution.outcome = Postponed(self._runtime.clock.now())
                 queue.block(execution)
@@ -226,6 +233,9 @@ class Lane:
     def _start(self) -> None:
         while self._runnable and len(self._tasks) < self._runtime.limits.concurrency:
             execution = self._runnable.popleft()
+            if self._circuits.open and self._circuits.bars(execution, self._advance):
+                execution.wait_again()
+                continue
             task = asyncio.get_running_loop().create_task(self._execute(execution))
             self._tasks[execution] = task
             assert execution.handler is not None
@@ -269,6 +279,8 @@ class Lane:
     def _take_outcome(self, execution: Execution, outcome: Succeeded | Failed) -> None:
         execution.outcome = outcome
         execution.state = State.FINISHED
+        if isinstance(outcome, Failed):
+            self._circuits.failed(execution, outcome)
         if execution.orphan:
             self._adoption.outlived(execution)
         elif execution.recalled:
@@ -304,6 +316,7 @@ class Lane:
             execution.parked is not None or isinstance(execution.outcome, Failed | Postponed) for execution in concluded
         ):
             self._parked()
+        self._circuits.learn(settled.committed)
         for name in dict.fromkeys(execution.delivery.queue for execution in batch):
             self._advance(name)
 

@@ -16,7 +16,9 @@ class Limits:
     read beyond its watermark; `resumed`: parked events in hand at once; `relay_batch`: outbox rows published at
     once, and `relay_in_hand` at most on their way; `from_memory`: whether what was just committed is published
     without a look at the outbox; `heartbeat`: how often a process says that it lives; `careful_for`: how long events
-    are handled one at a time after a process has died; `inbox_retention` and `dead_letter_retention`: how long a
+    are handled one at a time after a process has died; `failing_keys`: how many keys a handler fails for in a row
+    until it rests; `parked_per_handler` and `outbox_per_destination`: how many events may be parked for a handler, and
+    wait for a topic, until what adds to them pauses; `inbox_retention` and `dead_letter_retention`: how long a
     finished claim and a dead letter are kept.
     """
 
@@ -36,5 +38,8 @@ class Limits:
     from_memory: bool = True
     heartbeat: timedelta = timedelta(seconds=10)
     careful_for: timedelta = timedelta(seconds=30)
+    failing_keys: int = 20
+    parked_per_handler: int = 100_000
+    outbox_per_destination: int = 100_000
     inbox_retention: timedelta = timedelta(days=7)
     dead_letter_retention: timedelta = timedelta(days=90)

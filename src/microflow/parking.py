@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -118,9 +118,18 @@ class Parking:
         if self._caution.is_on:
             return
         self._forget_ended()
-        room = self._runtime.limits.resumed - len(self._in_hand)
+        for handler in tuple(self._runtime.circuits.in_want):
+            for row in await self._due(self._shares.grounds(), limit=1, handlers=[handler]):
+                self._resume(row)
+        room = self._room()
         for row in await self._due(self._shares.grounds(), limit=room) if room > 0 else ():
             self._resume(row)
+
+    def _room(self) -> int:
+        """How many more may be in hand. Those that wait for a circuit must not keep the others from being resumed."""
+        resting = self._runtime.circuits.open
+        in_hand = sum(each.claim_key.handler not in resting for each in self._in_hand)
+        return self._runtime.limits.resumed - in_hand
 
     async def _resume_with_care(self, home: TopicPartition, since: datetime) -> None:
         while home in self._caution.homes_with_rows():
@@ -131,11 +140,18 @@ class Parking:
             else:
                 self._caution.has_no_more_rows(home)
 
-    async def _due(self, grounds: Sequence[Ground], *, now: datetime | None = None, limit: int) -> Sequence[Parked]:
+    async def _due(
+        self,
+        grounds: Sequence[Ground],
+        *,
+        limit: int,
+        now: datetime | None = None,
+        handlers: Collection[str] | None = None,
+    ) -> Sequence[Parked]:
         runtime = self._runtime
         excluded = self._excluded()
         found: list[Parked] = []
-        for ground in grounds:
+        for ground in self._awake(grounds, handlers):
             found += await runtime.outages.insist(
                 partial(
                     runtime.store.parking.due,
@@ -150,10 +166,10 @@ class Parking:
 
     async def _next_due(self) -> datetime | None:
         runtime = self._runtime
-        if self._caution.is_on or len(self._in_hand) >= runtime.limits.resumed:
+        if self._caution.is_on or self._room() <= 0:
             return None  # whatever changes that wakes us
         excluded = self._excluded()
-        ours = [await self._next_due_of(ground, excluded) for ground in self._shares.grounds()]
+        ours = [await self._next_due_of(ground, excluded) for ground in self._awake(self._shares.grounds())]
         others = [await self._next_due_of(ground, ()) for ground in self._shares.homeless()]
         if homeless := [each for each in others if each is not None]:
             wait = max(min(homeless) - runtime.clock.now(), timedelta(0))
@@ -170,6 +186,21 @@ class Parking:
                 handlers=ground.handlers,
             )
         )
+
+    def _awake(self, grounds: Sequence[Ground], handlers: Collection[str] | None = None) -> Sequence[Ground]:
+        """Grounds without the handlers whose circuit is open; or with these handlers only."""
+        resting = self._runtime.circuits.open
+        if handlers is None and not resting:
+            return grounds
+        narrowed = [
+            ground._replace(
+                handlers=[
+                    name for name in ground.handlers if (name not in resting if handlers is None else name in handlers)
+                ]
+            )
+            for ground in grounds
+        ]
+        return [ground for ground in narrowed if ground.handlers]
 
     def _excluded(self) -> list[ClaimKey]:
         if self._version != self._runtime.registration.version:

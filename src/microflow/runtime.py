@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from microflow.circuits import Circuits
 from microflow.dead_letters import judge
 from microflow.deadlines import Deadlines
 from microflow.deliveries import Execution, Failed
@@ -35,6 +36,7 @@ class Runtime:
     watermarks: Watermarks
     deadlines: Deadlines
     outages: Outages
+    circuits: Circuits
     outgoing: Outgoing
     registration: Registration
     observe: Observe

@@ -39,6 +39,12 @@ class Watermarks:
         """How many records have been read and are not finished, over all partitions."""
         return self._unfinished
 
+    def unfinished_of(self, topics: Collection[str]) -> int:
+        """How many of them are of some topics."""
+        return sum(
+            len(state.open) - len(state.done) for source, state in self._partitions.items() if source.topic in topics
+        )
+
     def begin(self, partition: TopicPartition, offset: int) -> None:
         """Start at an offset that the database has."""
         self.forget([partition])

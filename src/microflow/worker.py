@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from microflow.caps import Caps
 from microflow.caution import Caution, Turn
+from microflow.circuits import Circuits
 from microflow.deadlines import Deadlines
 from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError, nearest
 from microflow.execution import Executor
@@ -24,6 +26,7 @@ from microflow.ownership import Assignment
 from microflow.parking import Parking
 from microflow.partition_counts import check_partitions, is_told
 from microflow.ports import Clock, Migration, Store, TopicPartition, Transport
+from microflow.pressure import Pressed, Pressure
 from microflow.readiness import Readiness
 from microflow.registration import Registration
 from microflow.relay import Relay
@@ -120,6 +123,8 @@ class Worker:
         for lane in self._lanes:
             self._begin(lane.run(), "lane")
         self._begin(self._caution.run(), "caution")
+        self._begin(self._circuits.run(), "circuits")
+        self._begin(self._caps.run(), "caps")
         self._begin(self._parking.run(), "parking")
         self._begin(self._relay.watch(), "outbox watch")
         self._begin(self._parking.watch(), "parking watch")
@@ -197,7 +202,10 @@ class Worker:
             return False
         positions = self._watermarks.positions()
         bounds = await self._surroundings.transport.topics.bounds(positions.keys())
-        return all(positions[partition] >= bound.end for partition, bound in bounds.items())
+        pressed = self._pressure.topics
+        return all(
+            positions[partition] >= bound.end for partition, bound in bounds.items() if partition.topic not in pressed
+        )
 
     async def standing(self) -> Standing:
         """Where the service stands now. Raises StoreError and TransportError."""
@@ -218,7 +226,11 @@ class Worker:
             await self._surroundings.store.time()
         except StoreError as error:
             missing.append(f"its database does not answer: {error.what}")
-        return Readiness(tuple(missing))
+        return Readiness(tuple(missing), tuple(each.why for each in self.pressed()))
+
+    def pressed(self) -> Sequence[Pressed]:
+        """What holds a part of the service back: circuits that are open, caps that are reached."""
+        return self._pressure.now()
 
     # ── putting it together ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,6 +248,15 @@ class Worker:
             from_memory=given.limits.from_memory,
             reach=given.reach,
         )
+        self._circuits = Circuits(
+            self.definition.handlers,
+            failures=given.limits.failing_keys,
+            clock=given.clock,
+            chance=given.chance,
+            changed=self._pressed,
+        )
+        self._caps = Caps(self.definition, given.store, clock=given.clock, limits=given.limits, changed=self._pressed)
+        self._pressure = Pressure(self._circuits, self._caps)
         runtime = Runtime(
             definition=self.definition,
             store=given.store,
@@ -253,6 +274,7 @@ class Worker:
             watermarks=self._watermarks,
             deadlines=Deadlines(given.clock),
             outages=self._outages,
+            circuits=self._circuits,
             registration=self._registration,
             outgoing=self._relay.outgoing,
             observe=given.observe,
@@ -275,7 +297,13 @@ class Worker:
             over=self._careless,
         )
         self._intake = Intake(
-            runtime, given.transport, self._lanes, owner=given.owner, caution=self._caution, skipped=self._moved
+            runtime,
+            given.transport,
+            self._lanes,
+            owner=given.owner,
+            caution=self._caution,
+            pressure=self._pressure,
+            skipped=self._moved,
         )
         self._shares = Shares(runtime, owner=given.owner, caution=self._caution, type_here=self._intake.type_here)
         self._parking = Parking(
@@ -293,7 +321,12 @@ class Worker:
         self._intake.relieve()
         self._parking.wake()
 
+    def _pressed(self) -> None:
+        self._intake.adjust()
+        self._parking.wake()
+
     def _committed(self) -> None:
+        self._caps.look()
         self._caution.look()
         self._intake.relieve()
         self._housekeeping.moved()

@@ -290,7 +290,7 @@ async def test_thousands_of_parked_events_are_resumed_a_few_at_a_time() -> None:
         await it.clock.sleep(timedelta(seconds=0.05))
 
     async with bench() as it:
-        process = await it.start(accept, limits=Limits(resumed=10))
+        process = await it.start(accept, limits=Limits(resumed=10, failing_keys=10_000))
         most = 0
         await it.emit(*[Placed(order=f"o-{number}") for number in range(500)])
         await it.settle()

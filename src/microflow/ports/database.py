@@ -355,8 +355,8 @@ class Parking(Protocol):
 
     async def count(self) -> int: ...
 
-    async def counts(self) -> Mapping[str, int]:
-        """How many events are parked for each handler that has any."""
+    async def counts(self, *, at_most: int | None = None) -> Mapping[str, int]:
+        """How many events are parked for each handler that has any; it is not counted further than `at_most`."""
         ...
 
     async def waiting(self, handler: str, *, limit: int) -> Sequence[Parked]:
@@ -442,6 +442,11 @@ class Outbox(Protocol):
         ...
 
     async def status(self) -> OutboxStatus: ...
+
+    async def crowded(self, *, at_least: int) -> Mapping[str, int]:
+        """The topics for which at least so many rows wait, and how many. Of a long outbox only the oldest are counted,
+        ten times as many, so that it takes no longer than it may once a second."""
+        ...
 
     async def partition_counts(self, found: Mapping[str, int]) -> Mapping[str, int]:
         """How many partitions of each topic are used: what is remembered, else what was found, which is now."""

@@ -56,6 +56,33 @@ async def an_outbox_row_comes_back_as_it_was(harness: Harness) -> None:
 
 
 @outbox.add()
+async def crowded_topics_are_told_with_their_rows(harness: Harness) -> None:
+    """The topics for which at least so many rows wait, and how many."""
+    store = await harness.open()
+    assert dict(await store.outbox.crowded(at_least=1)) == {}
+    await commit(store, outbox=[an_outbox_row(number) for number in range(5)])
+    await commit(store, outbox=[an_outbox_row(number, None, "receipts") for number in range(3)])
+
+    assert dict(await store.outbox.crowded(at_least=6)) == {}
+    assert dict(await store.outbox.crowded(at_least=5)) == {"payments": 5}
+    assert dict(await store.outbox.crowded(at_least=3)) == {"payments": 5, "receipts": 3}
+    rows = await _all(store)
+    await store.outbox.delete([row.position for row in rows[:2]])
+    assert dict(await store.outbox.crowded(at_least=3)) == {"payments": 3, "receipts": 3}
+    assert dict(await store.outbox.crowded(at_least=4)) == {}
+
+
+@outbox.add()
+async def of_a_long_outbox_the_oldest_rows_are_counted(harness: Harness) -> None:
+    """Ten times as many, so that it takes no longer than it may once a second."""
+    store = await harness.open()
+    await commit(store, outbox=[an_outbox_row(number) for number in range(25)])
+    await commit(store, outbox=[an_outbox_row(number, None, "receipts") for number in range(9)])
+
+    assert dict(await store.outbox.crowded(at_least=2)) == {"payments": 20}
+
+
+@outbox.add()
 async def positions_grow_in_commit_order(harness: Harness) -> None:
     """`position` is the store's: within a key it grows in commit order."""
     store = await harness.open()

@@ -274,3 +274,27 @@ async def a_halted_key_waits_until_its_dead_letter_is_redriven(harness: Harness)
     await commit(store, [a_claim(1, resumes=True)])
     assert await due(store, now=LATER) == [(2, "take_payment")]
     assert [letter.state for letter in await store.dead_letters.list()] == ["done"]
+
+
+@parking.add()
+async def parked_events_are_counted_for_each_handler(harness: Harness) -> None:
+    """How many events are parked for each handler that has any; it is not counted further than `at_most`."""
+    store = await harness.open()
+    assert dict(await store.parking.counts()) == {}
+    await park(store, *(parked(number, key=None) for number in range(5)), parked(5, "write_receipt"))
+    await commit(store, [a_claim(9, "refund")])
+
+    assert dict(await store.parking.counts()) == {"take_payment": 5, "write_receipt": 1}
+    assert dict(await store.parking.counts(at_most=5)) == {"take_payment": 5, "write_receipt": 1}
+    assert dict(await store.parking.counts(at_most=3)) == {"take_payment": 3, "write_receipt": 1}
+    await commit(store, [a_claim(5, "write_receipt", resumes=True)])
+    assert dict(await store.parking.counts(at_most=3)) == {"take_payment": 3}
+
+
+@parking.add(requires={"several_services"})
+async def parked_events_are_counted_for_each_service(harness: Harness) -> None:
+    """Every table of ours is keyed by service."""
+    payments, shipping = await harness.open("payments"), await harness.open("shipping")
+    await park(payments, parked(1))
+
+    assert dict(await shipping.parking.counts(at_most=3)) == {}

@@ -102,6 +102,9 @@ class PostgresOutbox:
         (row,) = await self._sessions.fetch(SQL["status"])
         return OutboxStatus(row["pending"], row["oldest"])
 
+    async def crowded(self, *, at_least: int) -> Mapping[str, int]:
+        return dict(await self._sessions.fetch(SQL["crowded"], at_least))
+
     async def partition_counts(self, found: Mapping[str, int]) -> Mapping[str, int]:
         counts: dict[str, int] = dict(await self._sessions.fetch(SQL["partition counts"], list(found)))
         if len(counts) < len(found):

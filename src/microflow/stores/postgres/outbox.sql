@@ -27,6 +27,16 @@ delete from microflow.outbox where position = any($1::bigint[]);
 select count(*) as pending, (select created_at from microflow.outbox order by position limit 1) as oldest
 from microflow.outbox;
 
+-- Positions are given in order, so how far they reach tells nearly always without counting.
+-- name: crowded
+select topic, count(*) as waiting
+from (
+    select topic from microflow.outbox
+    where (select max(position) - min(position) + 1 from microflow.outbox) >= $1::bigint
+    order by position limit $1::bigint * 10
+) as oldest
+group by topic having count(*) >= $1::bigint;
+
 -- A relay counts while it goes on asking; one whose end lies behind what is asked for is from before the clock was set
 -- back. Each keeps its share, gives back what is more, and takes what is free if it has less.
 -- name: lease

@@ -93,8 +93,9 @@ class PostgresParking:
     async def count(self) -> int:
         return sum((await self.counts()).values())
 
-    async def counts(self) -> Mapping[str, int]:
-        return dict(await self._sessions.fetch(SQL["counts"], self._names.service))
+    async def counts(self, *, at_most: int | None = None) -> Mapping[str, int]:
+        rows = await self._sessions.fetch(SQL["counts"], self._names.service, at_most)
+        return {name: count for name, count in rows if count}
 
     async def waiting(self, handler: str, *, limit: int) -> Sequence[Parked]:
         rows = await self._sessions.fetch(SQL["waiting"], self._names.service, handler, limit)

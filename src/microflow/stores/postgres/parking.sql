@@ -228,9 +228,12 @@ join microflow.handlers as handler on handler.id = found.handler
 order by found.due, found.sequence limit $4;
 
 -- name: counts
-select handler.name, count(*)
-from microflow.handlers as handler join microflow.parked as parked on parked.handler = handler.id
-where handler.service = $1 group by handler.name;
+select handler.name, (
+    select count(*) from (
+        select 1 from microflow.parked as parked where parked.handler = handler.id limit $2::bigint
+    ) as counted
+) as count
+from microflow.handlers as handler where handler.service = $1;
 
 -- name: waiting
 select handler.name as handler, partition.number, parked.digest, parked.topic, parked.key, parked.ordering, parked.due,

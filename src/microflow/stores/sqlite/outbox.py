@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,10 @@ NOBODY = -1
 MOST_IN_OTHER_HANDS = 100
 """So many rows of others are looked through for a key; with more of them every key waits behind them."""
 LATER = timedelta(seconds=1)
+CROWDS = 10
+"""The rows of so many crowded topics are counted."""
+COUNTED_AT_ONCE = 20_000
+"""Some milliseconds, in which the loop stands still."""
 
 
 class SqliteOutbox:
@@ -118,6 +123,23 @@ class SqliteOutbox:
     async def status(self) -> OutboxStatus:
         pending, oldest = self._database.read(SQL["status"])[0]
         return OutboxStatus(pending, instant_or_none(oldest))
+
+    async def crowded(self, *, at_least: int) -> Mapping[str, int]:
+        counts: Counter[str] = Counter()
+        counted, after = 0, -1
+        # Positions are given in order, so this tells nearly always without counting.
+        if self._database.read(SQL["span"])[0][0] < at_least:
+            return counts
+        while left := min(at_least * CROWDS - counted, COUNTED_AT_ONCE):
+            rows = self._database.read(SQL["topics of slice"], (after, left))
+            for topic, count, last in rows:
+                counts[topic] += count
+                counted += count
+                after = max(after, last)
+            if not rows:
+                break
+            await asyncio.sleep(0)
+        return {topic: count for topic, count in counts.items() if count >= at_least}
 
     async def partition_counts(self, found: Mapping[str, int]) -> Mapping[str, int]:
         with self._database.reading() as connection:

@@ -24,6 +24,15 @@ select exists (select 1 from microflow_outbox where position > ? and publisher i
 -- name: status
 select count(*), (select created_at from microflow_outbox order by position limit 1) from microflow_outbox;
 
+-- name: span
+select coalesce(
+    (select max(position) from microflow_outbox) - (select min(position) from microflow_outbox) + 1, 0
+);
+
+-- name: topics of slice
+select topic, count(*), max(position)
+from (select topic, position from microflow_outbox where position > ? order by position limit ?) group by topic;
+
 -- name: somebody else publishes
 select exists (select 1 from microflow_lease where owner <> ?1 and until > ?2 and until <= ?3);
 

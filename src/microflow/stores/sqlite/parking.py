@@ -88,8 +88,11 @@ class SqliteParking:
     async def count(self) -> int:
         return sum((await self.counts()).values())
 
-    async def counts(self) -> Mapping[str, int]:
-        return dict(self._database.read(SQL["counts"], (self._names.service,)))
+    async def counts(self, *, at_most: int | None = None) -> Mapping[str, int]:
+        limit = -1 if at_most is None else at_most
+        return {
+            name: count for name, count in self._database.read(SQL["counts"], (self._names.service, limit)) if count
+        }
 
     async def waiting(self, handler: str, *, limit: int) -> Sequence[Parked]:
         with self._database.reading() as connection:

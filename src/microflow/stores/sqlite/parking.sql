@@ -130,9 +130,10 @@ select topic, "key", ordering, due, attempt, first_failed_at, content, "offset",
 from microflow_parked where sequence = ?;
 
 -- name: counts
-select handler.name, count(*) from microflow_handlers as handler
-join microflow_parked as parked on parked.handler = handler.id
-where handler.service = ? group by handler.id;
+select name, (
+    select count(*) from (select 1 from microflow_parked as parked where parked.handler = handler.id limit ?2)
+)
+from microflow_handlers as handler where service = ?1;
 
 -- name: waiting
 select parked.sequence, parked.digest
