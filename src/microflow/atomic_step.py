@@ -164,7 +164,7 @@ class AtomicStep:
         """Do in a transaction all but its last write, which gets what `changes` collects; return who was granted."""
         runtime = self._runtime
         epochs = runtime.assignment.epochs({each.delivery.home for each in part})
-        await transaction.fence(epochs, registry=version, keys=_emitted_keys(part))
+        await transaction.fence(epochs, registry=version, keys=_emitted_keys(part, copies=runtime.copies.topic))
         runtime.reach("before claim")
         granted = await transaction.claim([each.claim() for each in part], now=runtime.clock.now())
         runtime.reach("after claim")
@@ -257,7 +257,10 @@ class AtomicStep:
             case Postponed():
                 changes.parked.append(parked_row(execution))
             case Failed(due=None) as failed:
-                changes.dead_letters.append(dead_letter_of(execution, failed))
+                letter = dead_letter_of(execution, failed)
+                changes.dead_letters.append(letter)
+                if (copy := self._runtime.copies.copy_of(letter)) is not None:
+                    changes.outbox.append(copy)
                 if execution.halts:
                     changes.parked.append(parked_row(execution))
             case Failed():
@@ -328,15 +331,19 @@ def _is_behind(execution: Execution, failed: Execution) -> bool:
     return ordering is not None and execution.delivery.ordering == ordering and execution.sequence > failed.sequence
 
 
-def _emitted_keys(part: Collection[Execution]) -> set[OrderingKey]:
-    """The topics and keys of what is emitted, as far as it is known before the handlers inside have run."""
-    return {
-        OrderingKey(sealed.topic, sealed.key)
-        for execution in part
-        if isinstance(execution.outcome, Succeeded)
-        for sealed in execution.outcome.sealed
-        if sealed.key is not None
-    }
+def _emitted_keys(part: Collection[Execution], *, copies: str) -> set[OrderingKey]:
+    """The topics and keys of what is emitted, as far as it is known before the handlers inside have run.
+
+    `copies` is the topic that dead letters are copied to.
+    """
+    keys: set[OrderingKey] = set()
+    for execution in part:
+        match execution.outcome:
+            case Succeeded(sealed=sealed):
+                keys.update(OrderingKey(each.topic, each.key) for each in sealed if each.key is not None)
+            case Failed(due=None) if (key := execution.delivery.record.key) is not None:
+                keys.add(OrderingKey(copies, key))
+    return keys
 
 
 def _ended_deliveries(part: Collection[Execution]) -> list[Delivery]:

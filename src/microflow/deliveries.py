@@ -22,7 +22,8 @@ class Delivery:
 
     The offset of one that is `detached` is not its to finish: it comes from the parked rows, and was finished when it
     was parked, or its partition is being read again. A `mark` is cleared with its end. Its `home` is what this process
-    must own to commit it: the partition it was read from, or a share of it.
+    must own to commit it: the partition it was read from, or a share of it. One that is `sent_again` was, by somebody
+    who wants a handler to try what it gave up once more.
     """
 
     record: Record
@@ -30,6 +31,7 @@ class Delivery:
     unsettled: int = 0
     detached: bool = False
     mark: Mark | None = None
+    sent_again: bool = False
     source: TopicPartition = field(init=False)
     home: TopicPartition = field(init=False)
     ordering: OrderingKey | None = field(init=False)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from microflow.beginnings import judge, tell, tell_of_offsets
 from microflow.caution import Caution
+from microflow.dead_letter_copies import redriven_for
 from microflow.deliveries import Delivery, Execution, Postponed
 from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
 from microflow.errors import (
@@ -258,12 +259,17 @@ class Intake:
             return [self._unreadable(record, origin, error)]
         if envelope is None:
             return []
-        delivery = Delivery(record, envelope)
+        target = redriven_for(record)
+        if target is not None and target[0] != self._runtime.definition.name:
+            return []
+        delivery = Delivery(record, envelope, sent_again=target is not None)
         now = self._runtime.clock.now()
         executions = [
             *(Execution(delivery, handler) for handler in types.get(envelope.type, ())),
             *(Execution(delivery, None, name, Postponed(now)) for name in strangers.get(envelope.type, ())),
         ]
+        if target is not None:
+            executions = [each for each in executions if each.claim_key.handler == target[1]]
         delivery.unsettled = len(executions)
         return executions
 

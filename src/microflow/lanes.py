@@ -21,7 +21,7 @@ from microflow.errors import HandlerTimeout
 from microflow.execution import AT_ONCE, is_cancelled
 from microflow.handlers import Handler
 from microflow.key_queues import KeyQueue
-from microflow.ports import OrderingKey, TopicPartition
+from microflow.ports import ClaimKey, OrderingKey, TopicPartition
 from microflow.reports import Emission, Report, ReportedOutcome, look_away
 from microflow.runtime import Runtime
 from microflow.signals import Signal
@@ -168,6 +168,8 @@ class Lane:
         store, insist = self._runtime.store, self._runtime.outages.insist
         seen = await insist(lambda: store.inbox.seen(fresh)) if fresh else {}
         blocked = await insist(lambda: store.parking.blocked([key for key in keys if key is not None]))
+        if again := [each.claim_key for each in arrived if each.delivery.sent_again and each.claim_key in seen]:
+            await insist(lambda: self._redrive(again))
         touched: dict[OrderingKey | bytes, None] = {}
         for execution in arrived:
             if not self._runtime.assignment.owns(execution.delivery.home):
@@ -192,6 +194,13 @@ class Lane:
             self._advance(name)
         if len(seen) > 0:
             self._committed()  # by somebody, but it is the same to those who wait for it
+
+    async def _redrive(self, claims: Collection[ClaimKey]) -> None:
+        """Somebody has sent events again for handlers that gave them up: the dead letters go back to those."""
+        dead_letters = self._runtime.store.dead_letters
+        found = await dead_letters.of(claims)
+        if found and await dead_letters.redrive(set(found.values()), now=self._runtime.clock.now()):
+            self._parked()
 
     def _settled_elsewhere(self, execution: Execution, *, diverged: bool) -> None:
         execution.ended = True

@@ -113,6 +113,10 @@ class Relay:
         self._destinations.known_as_of(version)
         await self._destinations.learn(topics)
 
+    def is_refused(self, topic: str) -> bool:
+        """Whether a topic takes nothing for now, as far as this relay knows."""
+        return topic in self._destinations.waiting
+
     async def watch(self) -> None:
         """Be woken by commits of others, until cancelled."""
         while True:

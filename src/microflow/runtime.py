@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from microflow.circuits import Circuits
+from microflow.dead_letter_copies import Copies
 from microflow.dead_letters import judge
 from microflow.deadlines import Deadlines
 from microflow.deliveries import Execution, Failed
@@ -38,6 +39,7 @@ class Runtime:
     outages: Outages
     circuits: Circuits
     outgoing: Outgoing
+    copies: Copies
     registration: Registration
     observe: Observe
     reach: Reach

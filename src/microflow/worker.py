@@ -13,6 +13,7 @@ from typing import Any
 from microflow.caps import Caps
 from microflow.caution import Caution, Turn
 from microflow.circuits import Circuits
+from microflow.dead_letter_copies import Copies
 from microflow.deadlines import Deadlines
 from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError, nearest
 from microflow.execution import Executor
@@ -118,6 +119,7 @@ class Worker:
         await self._registration.enlist()
         await self._ensure_topics()
         runtime = self._assemble(await self._provide())
+        await self._copies.look()
         await self._relay.learn(set(definition.emitted.values()), version=self._registration.version)
         self._begin(runtime.deadlines.run(), "deadlines")
         for lane in self._lanes:
@@ -132,6 +134,7 @@ class Worker:
         self._begin(self._housekeeping.store_watermarks(), "watermarks")
         self._begin(self._housekeeping.purge(), "purge")
         self._begin(self._registration.keep_up(), "registration")
+        self._begin(self._copies.follow(), "dead letters' topic")
         self._begin(self._parking_follows(), "rebalances")
         intake = self._begin(self._intake.run(cluster_id=cluster_id, database_id=database_id), "intake")
         joined = asyncio.get_running_loop().create_task(self._intake.joined.wait())
@@ -257,6 +260,7 @@ class Worker:
         )
         self._caps = Caps(self.definition, given.store, clock=given.clock, limits=given.limits, changed=self._pressed)
         self._pressure = Pressure(self._circuits, self._caps)
+        self._copies = Copies(self.definition.name, given.transport, clock=given.clock, refused=self._relay.is_refused)
         runtime = Runtime(
             definition=self.definition,
             store=given.store,
@@ -277,6 +281,7 @@ class Worker:
             circuits=self._circuits,
             registration=self._registration,
             outgoing=self._relay.outgoing,
+            copies=self._copies,
             observe=given.observe,
             reach=given.reach,
         )

@@ -10,6 +10,7 @@ from microflow.cli.console_lines import clock_time, in_words
 from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
 from microflow.clocks import SystemClock
+from microflow.dead_letter_copies import is_copy
 from microflow.envelopes import Envelope, open_envelope
 from microflow.errors import DecodeError
 from microflow.log_reader import LogReader
@@ -40,6 +41,8 @@ async def follow_flows(reader: LogReader, flows: Collection[str], *, screen: Scr
 
 
 def _envelope(record: Record) -> Envelope | None:
+    if is_copy(record):  # of a dead letter: it stands in the flow once already
+        return None
     try:
         return open_envelope(record, type_of_topic=None, origin="")
     except DecodeError:

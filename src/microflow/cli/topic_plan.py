@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from microflow.dead_letter_copies import topic_of_copies
 from microflow.errors import nearest
 from microflow.ports import TopicLayout
 from microflow.service import Definition
 from microflow.settings import Settings, TopicSettings
 
 Action: TypeAlias = Literal["create", "change", "keep", "refuse"]
-DEAD_LETTERS = "dlq-{service}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def needs_of(definitions: Iterable[Definition]) -> dict[str, Need]:
         for topic in dict.fromkeys(definition.emitted.values()):
             need = needs.get(topic, Need(topic))
             needs[topic] = replace(need, writers=(*need.writers, definition.name))
-        dead = DEAD_LETTERS.format(service=definition.name)
+        dead = topic_of_copies(definition.name)
         needs[dead] = Need(dead, writers=(definition.name,), dead_letters_of=definition.name)
     return needs
 

@@ -373,6 +373,10 @@ class DeadLetters(Protocol):
 
     async def get(self, identifier: int) -> DeadLetter | None: ...
 
+    async def of(self, claims: Collection[ClaimKey]) -> Mapping[ClaimKey, int]:
+        """The ids of those dead letters of these claims that are `dead`."""
+        ...
+
     async def redrive(self, identifiers: Collection[int], *, now: datetime) -> frozenset[int]:
         """Park dead letters for their handler again, due now, behind whatever of their key is parked.
 

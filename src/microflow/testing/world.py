@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from microflow.dead_letter_copies import is_copy
 from microflow.envelopes import seal_root
 from microflow.errors import ContractError, DefinitionError, MicroflowError
 from microflow.events import Message, check_event_class, options_of
@@ -245,7 +246,8 @@ class World:
         member.worker, member.transport = worker, transport
 
     def _remember(self, record: Record) -> None:
-        self._events.append(seen(record))
+        if not is_copy(record):  # of a dead letter: nothing that anybody emitted
+            self._events.append(seen(record))
 
     async def _close(self) -> None:
         for member in self._members.values():

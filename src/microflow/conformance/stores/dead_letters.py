@@ -48,6 +48,20 @@ async def a_dead_letter_keeps_everything(harness: Harness) -> None:
 
 
 @dead_letters.add()
+async def a_dead_letter_is_found_by_its_claim(harness: Harness) -> None:
+    """The ids of those dead letters of these claims that are `dead`."""
+    store = await harness.open()
+    await bury(store, a_letter(1), a_letter(2), a_letter(2, "another"))
+    ids = {(each.claim.handler, each.record.offset): each.id for each in await store.dead_letters.list()}
+    await store.dead_letters.redrive([ids["take_payment", 1]], now=NOW)
+
+    found = await store.dead_letters.of([a_key(1), a_key(2), a_key(2, "another"), a_key(3), a_key(2, "nobody")])
+
+    assert dict(found) == {a_key(2): ids["take_payment", 2], a_key(2, "another"): ids["another", 2]}
+    assert dict(await store.dead_letters.of([])) == {}
+
+
+@dead_letters.add()
 async def dead_letters_are_listed_by_id_in_pages(harness: Harness) -> None:
     """Dead letters by ascending id, those of one handler if named."""
     store = await harness.open()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -36,6 +36,11 @@ class PostgresDeadLetters:
     async def get(self, identifier: int) -> DeadLetter | None:
         rows = await self._sessions.fetch(SQL["get"], self._names.service, [identifier])
         return _dead_letter(rows[0]) if rows else None
+
+    async def of(self, claims: Collection[ClaimKey]) -> Mapping[ClaimKey, int]:
+        handlers, digests = [claim.handler for claim in claims], [claim.digest for claim in claims]
+        rows = await self._sessions.fetch(SQL["of"], self._names.service, handlers, digests)
+        return {ClaimKey(row["handler"], row["digest"]): row["id"] for row in rows}
 
     async def redrive(self, identifiers: Collection[int], *, now: datetime) -> frozenset[int]:
         service = self._names.service

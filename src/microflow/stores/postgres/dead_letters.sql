@@ -44,6 +44,13 @@ join microflow.partitions as partition on partition.id = letter.partition
 where letter.service = $1 and letter.id = any($2::bigint[])
 order by letter.id;
 
+-- name: of
+select handler.name as handler, letter.digest, letter.id
+from unnest($2::text[], $3::bytea[]) as claim (handler, digest)
+join microflow.handlers as handler on handler.service = $1 and handler.name = claim.handler
+join microflow.dead_letters as letter on letter.handler = handler.id and letter.digest = claim.digest
+where letter.state = 0;
+
 -- By ascending id, so that two who ask at once do not wait for each other in a ring.
 -- name: begin to redrive
 with chosen as (

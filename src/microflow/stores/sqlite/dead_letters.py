@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class SqliteDeadLetters:
     async def get(self, identifier: int) -> DeadLetter | None:
         rows = self._database.read(SQL["get"], (self._names.service, identifier))
         return _dead_letter(rows[0]) if rows else None
+
+    async def of(self, claims: Collection[ClaimKey]) -> Mapping[ClaimKey, int]:
+        found = ((claim, self._database.read(SQL["of"], (self._names.service, *claim))) for claim in claims)
+        return {claim: rows[0][0] for claim, rows in found if rows}
 
     async def redrive(self, identifiers: Collection[int], *, now: datetime) -> frozenset[int]:
         async with self._database.writing() as connection:

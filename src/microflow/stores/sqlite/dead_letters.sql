@@ -35,6 +35,11 @@ join microflow_handlers as handler on handler.id = letter.handler
 join microflow_partitions as partition on partition.id = letter.partition
 where letter.service = ? and letter.id = ?;
 
+-- name: of
+select letter.id from microflow_dead_letters as letter
+join microflow_handlers as handler on handler.id = letter.handler
+where handler.service = ? and handler.name = ? and letter.digest = ? and letter.state = 0;
+
 -- name: begin to redrive
 update microflow_dead_letters set state = 1 where service = ? and id = ? and state = 0 returning id;
 
