@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from weakref import WeakKeyDictionary
 
+from microflow.addresses import masked
 from microflow.caution import Turn
 from microflow.clocks import SystemClock
 from microflow.connect import dialect_of, is_postgres
@@ -34,7 +35,8 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that runs. `ended` returns never, and raises when the service cannot go on."""
+    """A service that runs. `ended` returns never, and raises when the service cannot go on. `database` is shown without
+    its password."""
 
     definition: Definition
     database: str
@@ -99,7 +101,7 @@ async def running(
         await worker.start()
         try:
             async with _cancelled_when_ended(worker), _watched_by(Lookout(store.outbox, clock=clock)):
-                yield Running(definition, settings.database_of(definition.name), settings.kafka, worker)
+                yield Running(definition, masked(settings.database_of(definition.name)), settings.kafka, worker)
         finally:
             await worker.stop(drain=settings.drain)
 

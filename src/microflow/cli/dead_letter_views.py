@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from microflow.addresses import masked
 from microflow.cli.console_lines import LONGEST_ERROR, cut
 from microflow.cli.look import Look
 from microflow.cli.paths import shortened
@@ -159,7 +160,7 @@ def header(letter: DeadLetter, name: str) -> str | None:
 
 def _said(service: str | None, database: str | None) -> str:
     """The options that lead to the same database again."""
-    return "".join([f" --service {service}" if service else "", f" --database {database}" if database else ""])
+    return "".join([f" --service {service}" if service else "", f" --database {masked(database)}" if database else ""])
 
 
 def _show_service(

@@ -6,6 +6,7 @@ import asyncio
 import random
 from datetime import timedelta
 
+from microflow.addresses import masked
 from microflow.cli.console_lines import clock_time
 from microflow.cli.identities import with_files
 from microflow.cli.look import Look
@@ -91,7 +92,7 @@ class Relaying:
         log, database = self._settings.kafka, self._settings.database_of(self._service)
         if self._screen.json:
             fields = {"at": instant_text(self._clock.now()), "level": "info", "message": "ready"}
-            self._screen.line(json_line({**fields, "database": database, "log": log, "outbox": pending}))
+            self._screen.line(json_line({**fields, "database": masked(database), "log": log, "outbox": pending}))
         elif not self._screen.quiet:
             name = self._screen.style(f"microflow {__version__}", bold=True)
             self._screen.line(f"{name} · relay · {log_in_words(log)} · {database_in_words(database)}")

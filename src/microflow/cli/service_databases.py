@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from microflow.cli.paths import database_in_words
 from microflow.clocks import SystemClock
-from microflow.connect import SQLITE, connect_store, sqlite_path
+from microflow.connect import SQLITE, connect_store, is_postgres, look_at_database, sqlite_path
 from microflow.errors import TargetError, nearest
 from microflow.ports import Store
 from microflow.service import build
@@ -45,8 +47,8 @@ def known_services(settings: Settings) -> list[str]:
     """The services with a database here, by name."""
     log = settings.kafka.removeprefix("local:")
     by_file = {path: path.stem for path in sorted(settings.folder.glob("*.db")) if str(path) != log}
-    for name in settings.databases:
-        if (path := _file(name, settings)).is_file():
+    for name, url in settings.databases.items():
+        if not is_postgres(url) and (path := _file(name, settings)).is_file():
             by_file.setdefault(path, name)
     return sorted(by_file.values())
 
@@ -62,7 +64,10 @@ async def opened(service: str, settings: Settings) -> AsyncIterator[Store]:
 
 
 def _check_there(name: str, settings: Settings) -> None:
-    # Opening would make the file, and say that all is well with a service that never ran.
+    # Opening would make the file or the tables, and say that all is well with a service that never ran.
+    if is_postgres(settings.database_of(name)):
+        _check_on_server(name, settings)
+        return
     path = _file(name, settings)
     if path.is_file():
         return
@@ -73,6 +78,20 @@ def _check_there(name: str, settings: Settings) -> None:
         why=f"Services with a database here: {', '.join(known)}." if known else None,
         fix=f"Did you mean --service {near}?" if near and near != name else f"--database {SQLITE}PATH",
     )
+
+
+def _check_on_server(name: str, settings: Settings) -> None:
+    place = database_in_words(settings.database_of(name))
+    state = asyncio.run(look_at_database(settings, service=name))
+    if state.version == 0:
+        raise TargetError(f"There are no tables of microflow in {place}.", fix="--database postgresql://…")
+    if name not in state.services:
+        near = nearest(name, state.services)
+        raise TargetError(
+            f"No service {name} has run with {place}.",
+            why=f"These have: {', '.join(state.services)}." if state.services else None,
+            fix=f"Did you mean --service {near}?" if near else "--database postgresql://…",
+        )
 
 
 def _file(name: str, settings: Settings) -> Path:

@@ -16,17 +16,20 @@ class DatabaseState:
     """What a database says of itself, and what it holds of one service; reading it changes nothing.
 
     `product` is its name with its version. `version` is that of our tables (0: there are none), `known` the one that
-    this microflow makes, and `pending` names what leads there. `applied` are the migrations of the service's own tables
-    that were run. `cluster_id` is the log it belongs to, `watermarks` are how far the service has handled it. `inbox`
-    counts the claims of all services and may be an estimate; `inbox_bytes` is their size where that is known.
+    this microflow makes, and `pending` names what leads there; `needs` is the least version that one who uses the
+    tables must know. `applied` are the migrations of the service's own tables that were run. `cluster_id` is the log it
+    belongs to, `services` are those that have handlers in it, `watermarks` how far this one has handled the log.
+    `inbox` counts the claims of all services and may be an estimate; `inbox_bytes` is their size where that is known.
     """
 
     product: str
     version: int
     known: int
     pending: tuple[str, ...]
+    needs: int = 0
     applied: tuple[str, ...] = ()
     cluster_id: str | None = None
+    services: tuple[str, ...] = ()
     watermarks: Mapping[TopicPartition, int] = field(default_factory=dict)
     outbox: int = 0
     outbox_oldest: datetime | None = None

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from microflow.cli.migrating import state_in_words
 from microflow.cli.probes.findings import Finding, ok, problem, warning
 from microflow.cli.probes.log import SharedLog, is_there
+from microflow.cli.probes.postgres import look_at_server
 from microflow.cli.probes.sqlite import look_at_sqlite
 from microflow.connect import SQLITE, dialect_of, look_at_database, sqlite_path
 from microflow.ports import DatabaseState
@@ -17,8 +18,6 @@ from microflow.settings import MEMORY, Settings
 from microflow.tables import read_migrations
 
 LONG_IN_THE_OUTBOX = timedelta(minutes=1)
-BYTES_OF_A_CLAIM = 76
-"""A row of the inbox with its index."""
 
 
 async def look_at_database_of(
@@ -41,6 +40,16 @@ async def look_at_database_of(
         findings.append(
             tell(f"{name}: migrations to be run ({how}): {', '.join(to_run)}", f"microflow db migrate {target}")
         )
+    if state.needs > state.known:
+        findings.append(
+            problem(
+                f"{name}: the database was migrated by a newer microflow (tables {state.version}, needs {state.needs}; "
+                f"this one knows {state.known})",
+                "pip install --upgrade microworkflow",
+            )
+        )
+    if state.server is not None:
+        findings += look_at_server(name, state.server, workers=settings.workers, now=datetime.now(UTC))
     findings += _of_outbox(name, state, target)
     findings += await _of_identity(name, state, log, settings)
     return findings

@@ -34,7 +34,7 @@ def no_connection(url: str, cause: BaseException) -> StoreError:
     if isinstance(cause, asyncpg.InvalidCatalogNameError):
         return StoreUnavailable(
             f"PostgreSQL at {place} has no database {database}.",
-            fix=f"createdb --host … {database}     or another name",
+            fix=f"createdb {database}     or name another one",
         )
     if "rejected SSL upgrade" in str(cause):
         return StoreUnavailable(

@@ -32,6 +32,7 @@ async def _read(session: Session, service: str) -> DatabaseState:
         version=max(there, default=0),
         known=max(each.number for each in known),
         pending=tuple(each.name for each in known if each.number not in there),
+        needs=max(there.values(), default=0),
         server=await _server(session),
     )
     if not there:
@@ -42,8 +43,10 @@ async def _read(session: Session, service: str) -> DatabaseState:
         version=nothing.version,
         known=nothing.known,
         pending=nothing.pending,
+        needs=nothing.needs,
         applied=tuple(row["name"] for row in await session.fetch(SQL["applied"], service)),
         cluster_id=(await session.fetch(SQL["cluster"]))[0]["cluster_id"],
+        services=tuple(row["service"] for row in await session.fetch(SQL["services"])),
         watermarks={
             TopicPartition(topic, number): watermark
             for topic, number, watermark in await session.fetch(SQL["watermarks"], service)

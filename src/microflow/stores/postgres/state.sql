@@ -36,3 +36,6 @@ select name, current_setting(name) as value
 from unnest(array[
     'synchronous_commit', 'fsync', 'full_page_writes', 'wal_level', 'autovacuum', 'max_locks_per_transaction'
 ]) as name;
+
+-- name: services
+select distinct service from microflow.handlers order by service;

@@ -42,9 +42,11 @@ def _read(connection: sqlite3.Connection, service: str, nothing: DatabaseState) 
         product=PRODUCT,
         version=version,
         known=nothing.known,
+        needs=version,
         pending=tuple(path.stem for number, path in tables.migrations().items() if number > version),
         applied=tuple(name for (name,) in connection.execute(SQL["applied"], (service,))),
         cluster_id=_value(connection, "cluster"),
+        services=tuple(name for (name,) in connection.execute(SQL["services"])),
         watermarks={
             TopicPartition(topic, number): watermark
             for topic, number, watermark in connection.execute(SQL["watermarks"], (service,))

@@ -25,3 +25,6 @@ select count(*) from microflow_dead_letters where service = ? and state = 0;
 
 -- name: watermarks
 select topic, number, watermark from microflow_partitions where service = ? and watermark is not null;
+
+-- name: services
+select distinct service from microflow_handlers order by service;
