@@ -34,8 +34,8 @@ class Saga:
         await self.world.advance(timedelta(hours=1))
 
     def road(self, order_id: str = "o-1") -> list[str]:
-        """The types of an order's events, in the order in which they were published."""
-        return [event.type for event in self.world.events(flow=order_id)]
+        """The types of an order's events in the order in which they came. After a crash one may be in the log again."""
+        return list({event.id: event.type for event in self.world.events(flow=order_id)}.values())
 
     def ends(self, order_id: str = "o-1") -> list[str]:
         return [event_type for event_type in self.road(order_id) if event_type in ENDS]
