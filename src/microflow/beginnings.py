@@ -74,7 +74,7 @@ def tell_of_offsets(service: str, *, forgotten: Collection[TopicPartition]) -> N
     """Say that a group has forgotten offsets of partitions that the service has read: they are displays, no more."""
     if forgotten:
         logger.warning(
-            "%s: its group has no offset of %d partitions that it has read: it expired, was deleted, or was never told. "
+            "%s: its group has no offset of %d partitions that it has read: expired, deleted, or never told. "
             "Nothing is lost: reading goes on where the database says",
             service,
             len(forgotten),
