@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the tests on the venv's Python and then, without those that need real servers, on a newer one if this machine has
-# one: what a server does depends on no Python. Arguments go to pytest.
+# Runs the tests on the venv's Python and then, if this machine has one, on a newer one: there without those that start
+# processes or need real servers, which depend on no Python. Arguments go to pytest.
 set -eu
 
 # Many tests wait, for a process, a server or a deadline: twice as many of them as processors keep a machine busy.
@@ -16,5 +16,6 @@ if [ -z "$newer" ]; then
 fi
 venv=.venv-$("$newer" -c 'import sys; print(*sys.version_info[:2], sep=".")')
 scripts/set_up.sh "$venv" requirements/development.txt "$newer"
-"$venv/bin/python" -m pytest -n "$workers" --without-servers "$@"
+"$venv/bin/python" -m pytest -n "$workers" --without-servers --ignore tests/cli --ignore tests/crash --ignore tests/faults \
+    --ignore tests/servers "$@"
 echo "The tests passed on $ran and on $("$venv/bin/python" --version)."
