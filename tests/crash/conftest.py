@@ -19,9 +19,11 @@ def nursery() -> Iterator[Nursery]:
         yield nursery
 
 
-@pytest.fixture(params=["embedded", pytest.param("real servers", marks=pytest.mark.real_servers)])
+@pytest.fixture(
+    params=["embedded", pytest.param("real servers", marks=[pytest.mark.real_servers, pytest.mark.torture])]
+)
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    """Files in a folder, and then Kafka and PostgreSQL."""
+    """Files in a folder, and with `make torture` Kafka and PostgreSQL: their quick faults are those of `tests/faults`."""
     if request.param == "embedded":
         yield EmbeddedGround(tmp_path)
         return

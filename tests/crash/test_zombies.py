@@ -64,6 +64,7 @@ def test_when_one_is_paused_inside_a_transaction_the_other_names_it_and_goes_on_
     assert len(snapshot.tables["first"].effects) > done
 
 
+@pytest.mark.torture
 @pytest.mark.real_servers
 @pytest.mark.parametrize("ground", ["real servers"], indirect=True)
 def test_when_one_is_paused_inside_a_transaction_its_locks_are_freed_and_the_other_goes_on(chain: Chain) -> None:

@@ -45,8 +45,9 @@ def test_connections_to_the_broker_break_again_and_again(
         stand.judged(at_least=20)
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(6, marks=pytest.mark.torture)])
-@pytest.mark.parametrize("end", ["killed", pytest.param("stopped", marks=pytest.mark.torture)])
+@pytest.mark.torture
+@pytest.mark.parametrize("rounds", [1, 6])
+@pytest.mark.parametrize("end", ["killed", "stopped"])
 def test_the_leader_of_a_partition_is_lost_in_a_cluster_of_three(
     nursery: Nursery, tmp_path: Path, cluster: Kafka, database: Postgres, recovery: Recovery, end: str, rounds: int
 ) -> None:
