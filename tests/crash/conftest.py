@@ -23,7 +23,7 @@ def nursery() -> Iterator[Nursery]:
     params=["embedded", pytest.param("real servers", marks=[pytest.mark.real_servers, pytest.mark.torture])]
 )
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    """Files in a folder, and with `make torture` Kafka and PostgreSQL: their quick faults are those of `tests/faults`."""
+    """Files in a folder; with `make torture` Kafka and PostgreSQL too, whose quick faults are in `tests/faults`."""
     if request.param == "embedded":
         yield EmbeddedGround(tmp_path)
         return
