@@ -176,8 +176,8 @@ class Destinations:
             self._tell(
                 position,
                 "%s does not take event %d of the outbox, and later events of its key wait behind it: %s. Raise the "
-                "topic's limit, or give the event up: microflow outbox skip %d",
-                *(topic, position, error, position),
+                "topic's max.message.bytes",
+                *(topic, position, error),
             )
         elif isinstance(error, TopicRefused):
             self._wait(topic, error, FIRST_WAIT, LONGEST_WAIT)
