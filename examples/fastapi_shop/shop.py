@@ -1,7 +1,7 @@
 """shop: takes orders over HTTP and packs them, in one process.
 
 The endpoint writes an order and announces it in one transaction. The service in the application's lifespan hears of
-it a few milliseconds later, packs it in a transaction of its own, and says so.
+it right after that, packs it in a transaction of its own, and says so.
 """
 
 from collections.abc import AsyncIterator
