@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from microflow.errors import Fenced
 from microflow.ports import TopicPartition
@@ -12,10 +12,11 @@ class Assignment:
     """The epochs of the partitions that are owned now. A partition whose epoch turned out to be over is `lost`.
 
     Shares (see `shares`) are owned beside them: the log knows nothing of those, and one that is lost is gone. `changes`
-    counts how often partitions were given to this process.
+    counts how often partitions were given to this process; `gone` is called when something is owned no more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, gone: Callable[[], None] = lambda: None) -> None:
+        self._tell_gone = gone
         self._epochs: dict[TopicPartition, int] = {}
         self._shares: dict[TopicPartition, int] = {}
         self.lost: set[TopicPartition] = set()
@@ -44,6 +45,7 @@ class Assignment:
             self._epochs.pop(partition, None)
             self._shares.pop(partition, None)
             self.lost.discard(partition)
+        self._tell_gone()
 
     def lose(self, partitions: Iterable[TopicPartition]) -> None:
         """A fence refused their epochs: somebody else began a newer one."""
@@ -51,6 +53,7 @@ class Assignment:
             self._shares.pop(partition, None)
             if self._epochs.pop(partition, None) is not None:
                 self.lost.add(partition)
+        self._tell_gone()
 
     def epoch(self, home: TopicPartition) -> int | None:
         """The epoch of a partition or share; None if it is not owned."""

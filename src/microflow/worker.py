@@ -274,7 +274,7 @@ class Worker:
                 limits=given.limits,
                 max_record_bytes=given.transport.max_record_bytes,
             ),
-            assignment=Assignment(),
+            assignment=Assignment(gone=lambda: self._caution.look()),
             watermarks=self._watermarks,
             deadlines=Deadlines(given.clock),
             outages=self._outages,

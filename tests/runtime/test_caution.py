@@ -398,6 +398,32 @@ async def test_care_is_handed_on_when_partitions_are_taken_away_and_nothing_coun
 
 
 @virtual
+async def test_care_goes_on_after_a_rebalance_that_took_its_time() -> None:
+    """Whoever waits for the end of an event that was taken away learns it when it is, not when the taking begins."""
+    gate, moments = Gate(), Moments()
+
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        if order.order == "order-0":
+            await gate.pass_through("slow")
+        context.write(WRITE, "accept", order.order)
+
+    async with bench(partitions=2) as it:
+        await (await it.start(accept)).crash()
+        await it.emit(*[Placed(order=name) for name in names(*range(10))])
+        await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        await it.until(lambda: gate.waiting)
+        moments.plan("partitions.release", partial(it.pass_time, 1))
+        await it.start(accept)  # an eager rebalance: both partitions go, and one of them comes back
+        await it.pass_time(2)
+        gate.open()
+        await it.settle()
+
+        assert moments.count["partitions.release"] > 0
+        assert sorted(await it.effects()) == sorted(names(*range(10)))
+
+
+@virtual
 async def test_who_has_lost_the_partition_marks_nothing_and_begins_nothing() -> None:
     """Rule 14, for marks: one that is refused is as good as a fence."""
     started = []

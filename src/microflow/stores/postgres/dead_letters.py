@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from microflow.embedded.headers import decode_headers, encode_headers
+from microflow.embedded.headers import encode_headers
 from microflow.embedded.statements import statements
-from microflow.ports import ClaimKey, DeadLetter, Record
-from microflow.stores.postgres.columns import ORDERINGS, ORDERS, STATES, storable
+from microflow.ports import ClaimKey, DeadLetter
+from microflow.stores.postgres.columns import ORDERINGS, ORDERS, STATES, record_of, storable
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.inbox import InboxInTransaction
 from microflow.stores.postgres.names import Names
@@ -103,15 +103,7 @@ class DeadLettersInTransaction:
 def _dead_letter(row: Row) -> DeadLetter:
     return DeadLetter(
         claim=ClaimKey(row["handler"], row["digest"]),
-        record=Record(
-            row["topic"],
-            row["number"],
-            row["key"],
-            row["value"],
-            decode_headers(row["headers"]),
-            row["timestamp"],
-            row["offset"],
-        ),
+        record=record_of(row),
         reason=row["reason"],
         error=row["error"],
         trace=row["trace"],

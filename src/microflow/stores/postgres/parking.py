@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from microflow.embedded.headers import decode_headers, encode_headers
+from microflow.embedded.headers import encode_headers
 from microflow.embedded.statements import statements
-from microflow.ports import Blocked, ClaimKey, DeadLetter, OrderingKey, Parked, Record, TopicPartition
-from microflow.stores.postgres.columns import ORDERINGS, ORDERS, storable
+from microflow.ports import Blocked, ClaimKey, DeadLetter, OrderingKey, Parked, TopicPartition
+from microflow.stores.postgres.columns import ORDERINGS, ORDERS, record_of, storable
 from microflow.stores.postgres.locks import PARKED_KEY
 from microflow.stores.postgres.names import Names
 from microflow.stores.postgres.notifications import Channel
@@ -212,15 +212,7 @@ def _of_letter(letter: DeadLetter, now: datetime) -> Parked:
 def _parked(row: Row) -> Parked:
     return Parked(
         claim=ClaimKey(row["handler"], row["digest"]),
-        record=Record(
-            row["topic"],
-            row["number"],
-            row["key"],
-            row["value"],
-            decode_headers(row["headers"]),
-            row["timestamp"],
-            row["offset"],
-        ),
+        record=record_of(row),
         order=ORDERS[row["ordering"]],
         attempt=row["attempt"],
         due=row["due"],
