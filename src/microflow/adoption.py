@@ -99,6 +99,15 @@ class Adoption:
             self._finish(other)
         return True
 
+    def make_way(self, execution: Execution, queue: Iterable[Execution]) -> None:
+        """Abandon the orphans of a queue that come after an execution that has to run.
+
+        They ran before their turn. And the record that would adopt them may be held back until this one has ended.
+        """
+        for other in list(queue):
+            if other.orphan and not other.obsolete and _comes_first(execution, other):
+                self.abandon(other)
+
     def settled_elsewhere(self, execution: Execution) -> None:
         """Its event has a claim already: an orphan of it will never be adopted."""
         other = self._under_way.get(execution.claim_key)
@@ -127,6 +136,12 @@ def end(executions: Iterable[Execution]) -> None:
     """A lane is done with them, whatever became of them."""
     for execution in executions:
         execution.ended = True
+
+
+def _comes_first(execution: Execution, orphan: Execution) -> bool:
+    """Whether an execution comes before an orphan of its key: what is parked has been waiting already."""
+    here, there = execution.delivery, orphan.delivery
+    return execution.parked is not None or (here.source == there.source and here.record.offset < there.record.offset)
 
 
 def _is_overtaken(execution: Execution, holding: Blocked | None) -> bool:

@@ -182,6 +182,8 @@ class Lane:
             holding = blocked.get(name) if isinstance(name, OrderingKey) else None
             if self._adoption.joins(execution, holding):
                 continue
+            if (before := self._queues.get(name)) is not None:
+                self._adoption.make_way(execution, before.executions)
             queue = self._queues.setdefault(name, KeyQueue())
             if name not in touched:
                 queue.learn(holding)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from microflow.errors import StoreError, StoreGone
+from microflow.errors import StoreConflict, StoreError, StoreGone
 from microflow.ports import Clock, Store
 
 logger = logging.getLogger("microflow.outages")
@@ -56,13 +56,15 @@ class Outages:
         while True:
             try:
                 return await step()
-            except StoreError:
+            except StoreError as error:
                 if await self.cut():
                     continue
                 tries += 1
                 if tries > TRANSIENT_TRIES:
-                    raise
-                await self.pause(tries)
+                    if not isinstance(error, StoreConflict):  # whoever is in the way now will not be for ever
+                        raise
+                    logger.warning("something else holds on to what is needed in the database (%s); waiting", error)
+                await self.pause(min(tries, TRANSIENT_TRIES))
 
     async def _probe(self) -> StoreError | None:
         try:

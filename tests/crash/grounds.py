@@ -41,6 +41,10 @@ class Ground(Protocol):
 
     def let_relay_go(self, service: str) -> None: ...
 
+    def story(self) -> str:
+        """What a person would look at if nothing went on."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -80,6 +84,9 @@ class EmbeddedGround:
         with self._database(service) as connection:
             connection.execute("drop trigger held")
             connection.execute("delete from microflow_lease")
+
+    def story(self) -> str:
+        return ""
 
     def close(self) -> None:
         """The files are the test's."""

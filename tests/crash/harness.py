@@ -280,8 +280,12 @@ class Chain:
     def _story(self) -> str:
         with contextlib.suppress(Exception):
             violations = "\n".join(str(each) for each in checker.check(self.snapshot())[:10])
-            logs = "\n".join(f"── {process.name}\n{self.log(process)[-1500:]}" for process in self.processes)
-            return f"{violations}\n{logs}"
+            for process in self.processes:
+                if not process.ended:
+                    self.signal(process, signal.SIGUSR1)
+            time.sleep(1)
+            logs = "\n".join(f"── {process.name}\n{self.log(process)[-8000:]}" for process in self.processes)
+            return f"{violations}\n{self.ground.story()}\n{logs}"
         return ""
 
 

@@ -92,6 +92,12 @@ class RealGround:
         """The first value of what a query in a service's database gives."""
         return self._background.run(self._ask(service, question), seconds=PATIENCE_TO_LOOK)
 
+    def story(self) -> str:
+        return "\n".join(
+            f"── sessions of {service}\n{self._background.run(self._activity(service), seconds=PATIENCE_TO_LOOK)}"
+            for service in SERVICES
+        )
+
     def close(self) -> None:
         self._stack.close()
 
@@ -177,6 +183,20 @@ class RealGround:
         connection = await asyncpg.connect(self.databases[service])
         try:
             await connection.execute(script)
+        finally:
+            await connection.close()
+
+    async def _activity(self, service: str) -> str:
+        connection = await asyncpg.connect(self.databases[service])
+        try:
+            rows = await connection.fetch(
+                "select pid, state, wait_event_type, wait_event, now() - xact_start as open, "
+                "pg_blocking_pids(pid) as behind, left(query, 300) as query, "
+                "(select string_agg(mode || classid || '/' || objid || granted, ' ') from pg_locks l "
+                "where l.pid = a.pid and locktype = 'advisory') as locks from pg_stat_activity a "
+                "where datname = current_database() and pid <> pg_backend_pid() order by xact_start"
+            )
+            return "\n".join(str(dict(row)) for row in rows)
         finally:
             await connection.close()
 

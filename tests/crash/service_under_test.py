@@ -6,8 +6,13 @@ import asyncio
 import importlib
 import logging
 import random
+import signal
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from microflow.clocks import SystemClock
 from microflow.fault_injection import read_fault
@@ -34,7 +39,27 @@ def run(orders: Orders) -> None:
     asyncio.run(serve(orders))
 
 
+def tell_tasks() -> None:
+    """Write where every task waits, for whoever wonders why nothing goes on."""
+    for task in asyncio.all_tasks():
+        frames = " < ".join(f"{frame.f_code.co_qualname}:{frame.f_lineno}" for frame in _stack(task))
+        sys.stderr.write(f"task {task.get_name()}: {frames}\n")
+
+
+def _stack(task: asyncio.Task[Any]) -> Iterator[FrameType]:
+    """The frames of a task, outermost first: those that `Task.get_stack` leaves out, too."""
+    waits: Any = task.get_coro()
+    while waits is not None:
+        frame = getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None) or getattr(waits, "ag_frame", None)
+        if frame is not None:
+            yield frame
+        waits = (
+            getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None) or getattr(waits, "ag_await", None)
+        )
+
+
 async def serve(orders: Orders) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell_tasks)
     folder, clock = Path(orders.folder), SystemClock()
     definition = build(Service.of_module(importlib.import_module(f"tests.crash.{orders.service}")))
     transport = await open_transport(orders, clock)

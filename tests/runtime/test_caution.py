@@ -424,6 +424,38 @@ async def test_care_goes_on_after_a_rebalance_that_took_its_time() -> None:
 
 
 @virtual
+async def test_a_parked_event_does_not_wait_with_care_for_one_that_waits_to_be_read_again() -> None:
+    """An orphan is adopted by its record, and that is held back for as long as the parked event has its turn."""
+    gate, moments = Gate(), Moments()
+
+    @on("Placed", retry=SOON)
+    async def settle(order: Placed, context: Context) -> None:
+        if context.attempt == 1:
+            raise ValueError("not yet")
+        context.write(WRITE, "settle", order.order)
+
+    @on("Placed", order="handler")
+    async def note(order: Placed, context: Context) -> None:
+        context.write(WRITE, "note", order.order)
+
+    async with bench() as it:
+        await (await it.start(settle, note)).crash()
+        await it.emit(Placed(order="a"))
+        moments.plan("commit", lambda: gate.pass_through("the failure"))
+        ours = await it.start(settle, note, store=lambda store: DisturbedStore(store, moments))
+        await it.until(lambda: gate.waiting)
+        moments.plan("inbox.seen", partial(it.pass_time, 5))  # what is parked comes before what is read
+        await ours.transport.disconnect()  # a rebalance, as soon as the failure is committed
+        await it.pass_time(2)  # its next attempt is due
+        gate.open()
+        await it.pass_time(10)
+        await it.settle()
+
+        assert sorted(await it.effects(handler="note")) == ["a"]
+        assert sorted(await it.effects(handler="settle")) == ["a"]
+
+
+@virtual
 async def test_who_has_lost_the_partition_marks_nothing_and_begins_nothing() -> None:
     """Rule 14, for marks: one that is refused is as good as a fence."""
     started = []

@@ -9,7 +9,7 @@ import pytest
 
 from microflow.connection import Connection
 from microflow.context import Context
-from microflow.errors import StoreError, StoreUnavailable
+from microflow.errors import StoreConflict, StoreError, StoreUnavailable
 from microflow.handlers import on
 from microflow.limits import Limits
 from microflow.ports import TopicPartition
@@ -210,6 +210,25 @@ async def test_every_task_of_a_service_outlives_an_outage() -> None:
 
         assert await it.effects() == ["a"]
         assert (await it.watermarks())[TopicPartition("Placed", 0)] == 2
+
+
+@virtual
+async def test_a_service_waits_for_what_others_hold_on_to_however_long() -> None:
+    """Locks are freed some time; a service that ended would help nobody."""
+    moments = Moments()
+
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        context.write(WRITE, "accept", order.order)
+
+    async with bench() as it:
+        moments.plan("partitions.take", *[StoreConflict("lock timeout") for _ in range(20)])
+        await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        await it.emit(Placed(order="a"))
+        await it.settle()
+
+        assert moments.count["partitions.take"] == 21
+        assert await it.effects() == ["a"]
 
 
 @virtual

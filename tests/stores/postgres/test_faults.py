@@ -158,9 +158,15 @@ async def test_a_lock_that_is_not_given_in_time_is_a_conflict(postgres_url: str)
         assert await _commit(store)
 
 
+@pytest.mark.parametrize("half_said", [False, True])
 @asynchronous
-async def test_a_process_that_pauses_in_its_transaction_frees_its_locks_after_seconds(postgres_url: str) -> None:
-    """Takeover is promised: the server ends the session of a process that was stopped, and its commit fails."""
+async def test_a_process_that_pauses_in_its_transaction_frees_its_locks_after_seconds(
+    postgres_url: str, half_said: bool
+) -> None:
+    """Takeover is promised: the session of a process that was stopped is ended, and its commit fails.
+
+    The server does it between statements. Where it still waits for the rest of one, it never would.
+    """
     async with opened(postgres_url) as zombie, opened(postgres_url) as owner:
         epoch = (await zombie.partitions.take([ORDERS], owner="zombie"))[ORDERS].epoch
 
@@ -168,6 +174,8 @@ async def test_a_process_that_pauses_in_its_transaction_frees_its_locks_after_se
             async with zombie.transaction() as transaction:
                 await transaction.fence({ORDERS: epoch})
                 await transaction.claim([a_claim(1)], now=NOW)
+                if half_said:
+                    await transaction.connection.raw.prepare("select 1")
                 began = time.monotonic()
                 await owner.partitions.take([ORDERS], owner="owner")
                 assert time.monotonic() - began < 9

@@ -11,12 +11,13 @@ from microflow.errors import RegistryChanged
 from microflow.handlers import Trigger
 from microflow.ports import Registered, Registry
 from microflow.stores.postgres.errors import translated
-from microflow.stores.postgres.locks import ALONE, BEGIN_ALONE, REGISTRY, lock
+from microflow.stores.postgres.locks import REGISTRY
 from microflow.stores.postgres.names import HANDLERS as SQL
 from microflow.stores.postgres.names import Names
 from microflow.stores.postgres.renaming import rename
 from microflow.stores.postgres.session import Session
 from microflow.stores.postgres.sessions import Sessions
+from microflow.stores.postgres.silence import begin_alone
 
 
 class PostgresHandlers:
@@ -79,7 +80,7 @@ class PostgresHandlers:
         """A transaction after all those whose fence has passed, and before all those that come to theirs."""
         async with self._sessions.session() as session:
             with translated():
-                await session.script(f"{BEGIN_ALONE}; {lock(ALONE, REGISTRY)}")
+                await begin_alone(session, REGISTRY)
                 yield session
                 await session.script("commit")
 

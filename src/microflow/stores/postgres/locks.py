@@ -21,9 +21,6 @@ PARKED_KEY = 0x6D660004
 REGISTRY = 0x6D660005
 """What is known about handlers and partitions: shared by the transactions that rely on it, alone for who changes it."""
 
-BEGIN_ALONE = "begin; set local lock_timeout = '15s'"
-"""How a transaction begins that waits for others to end: longer than the longest of them may last."""
-
 SHARED = "pg_advisory_xact_lock_shared"
 ALONE = "pg_advisory_xact_lock"
 

@@ -11,10 +11,11 @@ from microflow.embedded.headers import decode_headers
 from microflow.embedded.statements import statements
 from microflow.ports import OutboxRow, OutboxStatus
 from microflow.stores.postgres.errors import translated
-from microflow.stores.postgres.locks import ALONE, BEGIN_ALONE, LEASES, REGISTRY, lock
+from microflow.stores.postgres.locks import LEASES, REGISTRY
 from microflow.stores.postgres.notifications import Channel
 from microflow.stores.postgres.session import Row
 from microflow.stores.postgres.sessions import Sessions
+from microflow.stores.postgres.silence import begin_alone
 
 SQL = statements(Path(__file__).with_name("outbox.sql"))
 
@@ -84,7 +85,7 @@ class PostgresOutbox:
     async def lease(self, *, owner: str, now: datetime, until: datetime) -> frozenset[int]:
         async with self._sessions.session() as session:
             with translated():
-                await session.script(f"begin; {lock(ALONE, LEASES)}")
+                await begin_alone(session, LEASES)
                 rows: Sequence[Row] = []
                 if until > now:
                     rows = await session.fetch(SQL["lease"], owner, now, until)
@@ -116,7 +117,7 @@ class PostgresOutbox:
     async def switching(self, topic: str, *, partitions: int) -> AsyncIterator[int]:
         async with self._sessions.session() as session:
             with translated():
-                await session.script(f"{BEGIN_ALONE}; {lock(ALONE, REGISTRY)}")
+                await begin_alone(session, REGISTRY)
                 ((pending,),) = await session.fetch(SQL["pending of topic"], topic)
             yield pending
             with translated():

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from microflow.ports import Beginning, Owner, Ownership, TopicPartition
 from microflow.ports.database import NOTHING
 from microflow.stores.postgres.errors import translated
-from microflow.stores.postgres.locks import ALONE, BEGIN_ALONE, PARTITION, lock
+from microflow.stores.postgres.locks import PARTITION
 from microflow.stores.postgres.names import PARTITIONS as SQL
 from microflow.stores.postgres.names import Names
 from microflow.stores.postgres.session import Row, Session
 from microflow.stores.postgres.sessions import Sessions
+from microflow.stores.postgres.silence import begin_alone
 
 
 class PostgresPartitions:
@@ -36,7 +37,7 @@ class PostgresPartitions:
         async with self._sessions.session() as session:
             with translated():
                 # Waits for the transactions under the old epochs, and then sees what they have committed.
-                await session.script(f"{BEGIN_ALONE}; {lock(ALONE, PARTITION, wanted.keys() | known.keys())}")
+                await begin_alone(session, PARTITION, wanted.keys() | known.keys())
                 changed = known and await lost(session, known)
                 rows = [] if changed else await session.fetch(SQL["take"], list(wanted), owner)
                 await session.script("commit")
