@@ -69,7 +69,7 @@ class KafkaAdministration:
             return
         wanted = [(name, (count, None)) for name, count in growing.items()]
         request = CreatePartitionsRequest(topic_partitions=wanted, timeout=TIMEOUT_MS, validate_only=False)
-        await self._client.ask(request, _refusals("grow"), doing="to add partitions", within=PATIENCE)
+        await self._client.ask(request, _refusals("grow"), doing="to add partitions", within=PATIENCE, once=True)
         await self._until_led(growing.keys(), partitions=growing)
 
     async def lags(self, topic: str) -> Mapping[str, int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,6 +30,12 @@ T = TypeVar("T")
 PATIENCE = timedelta(seconds=5)
 """How long a question is asked again while nobody answers it."""
 
+ONE_ANSWER = 1.5
+"""Seconds that the first broker asked has for its answer, and each further one that much more: one that is frozen or
+cut off takes questions and says nothing, and one that is only slow must be waited for some time."""
+SILENT_FOR = 10.0
+"""Seconds for which a broker that gave none is asked only what no other knows."""
+
 BACKOFF = 0.1
 FIRST_ATTEMPT = 5.0
 FIRST_WORD = 2.0
@@ -43,6 +51,7 @@ class Client:
         self.settings = settings
         self._client = AIOKafkaClient(**settings.connection())
         self._coordinators: dict[str, int] = {}
+        self._silent: dict[int, float] = {}
 
     async def start(self) -> None:
         """Reach the cluster once. Raises TransportError with the reason in plain words."""
@@ -66,18 +75,21 @@ class Client:
         doing: str,
         of: Callable[[], Awaitable[int]] | None = None,
         within: timedelta = PATIENCE,
+        once: bool = False,
     ) -> T:
         """Send a request and return what `read` makes of the response; any broker is asked unless `of` says which.
 
-        `read` raises what the response holds of errors: those that pass are waited out, until `within` is over.
+        `read` raises what the response holds of errors: those that pass are waited out, until `within` is over. One
+        that is to be said `once` is not said to another broker while the answer of the first may still come.
         """
         last: BaseException | None = None
+        asked = 0
         try:
             async with asyncio.timeout(within.total_seconds()):
                 while True:
                     try:
-                        node = self._any_node() if of is None else await of()
-                        return read(await self._client.send(node, request))
+                        asked += 1
+                        return read(await self._sent(request, of, within=None if once else ONE_ANSWER * asked))
                     except kafka.KafkaError as error:
                         last = error
                         if not error.retriable:
@@ -117,9 +129,7 @@ class Client:
 
         async def find() -> int:
             if group not in self._coordinators:
-                response = await self._client.send(
-                    self._any_node(), FindCoordinatorRequest(group, CoordinationType.GROUP)
-                )
+                response = await self._sent(FindCoordinatorRequest(group, CoordinationType.GROUP))
                 check(response.error_code)
                 self._coordinators[group] = response.coordinator_id
             return self._coordinators[group]
@@ -129,11 +139,26 @@ class Client:
     def forget_coordinator(self, group: str) -> None:
         self._coordinators.pop(group, None)
 
+    async def _sent(
+        self, request: Any, of: Callable[[], Awaitable[int]] | None = None, *, within: float | None = ONE_ANSWER
+    ) -> Any:
+        """The answer of one broker, if it comes soon. Raises NodeNotReadyError if not."""
+        node = self._any_node() if of is None else await of()
+        try:
+            async with asyncio.timeout(within):
+                return await self._client.send(node, request)
+        except TimeoutError as error:
+            self._silent[node] = time.monotonic() + SILENT_FOR
+            self._coordinators = {group: each for group, each in self._coordinators.items() if each != node}
+            raise kafka.NodeNotReadyError(f"broker {node} does not answer") from error
+
     def _any_node(self) -> int:
-        node: int | None = self._client.get_random_node()
-        if node is None:
+        now = time.monotonic()
+        nodes: list[int] = [broker.nodeId for broker in self._client.cluster.brokers()]
+        if not nodes:
             raise kafka.NodeNotReadyError("no broker is known")
-        return node
+        # Spread by chance: nobody relies on which of them it is.
+        return random.choice([node for node in nodes if self._silent.get(node, now) <= now] or nodes)
 
     def _unreachable(self, cause: BaseException | None) -> TransportError:
         settings = self.settings
