@@ -10,9 +10,9 @@ from tests.crash import checker
 from tests.crash.harness import Chain, Process
 
 SESSION = 1.5
-SLACK = 1.5
-IDLE_TRANSACTION = 5.0
+SLACK = 4.5
 """Heartbeats, and a machine that is busy with other things."""
+IDLE_TRANSACTION = 5.0
 
 
 def test_when_one_of_two_is_killed_the_other_takes_over(chain: Chain) -> None:
@@ -64,7 +64,6 @@ def test_when_one_is_paused_inside_a_transaction_the_other_names_it_and_goes_on_
     assert len(snapshot.tables["first"].effects) > done
 
 
-@pytest.mark.torture
 @pytest.mark.real_servers
 @pytest.mark.parametrize("ground", ["real servers"], indirect=True)
 def test_when_one_is_paused_inside_a_transaction_its_locks_are_freed_and_the_other_goes_on(chain: Chain) -> None:
