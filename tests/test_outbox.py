@@ -13,6 +13,7 @@ import aiosqlite
 import pytest
 
 from microflow import ContractError, DefinitionError, Event, Outbox, Service, StoreError, on, running
+from microflow.records import MAX_RECORD_BYTES
 from microflow.reports import Report
 from microflow.settings import Settings
 from tests.asynchronous import asynchronous
@@ -119,7 +120,7 @@ def test_a_root_event_needs_a_key_and_must_fit_into_a_record(tmp_path: Path) -> 
         with pytest.raises(ContractError, match="has no key"):
             Outbox("web").append_sync(connection, Nameless(order_id="o-1"))
         with pytest.raises(ContractError, match="bytes, and the log takes at most"):
-            Outbox("web").append_sync(connection, Huge(order_id="o-1", pad="x" * 1_048_576))
+            Outbox("web").append_sync(connection, Huge(order_id="o-1", pad="x" * MAX_RECORD_BYTES))
 
 
 def test_a_database_without_an_outbox_is_told_with_what_to_type(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from microflow.events import Message, check_event_class
 from microflow.execution import check_size
 from microflow.lookout import Lookout
 from microflow.ports import Clock, OutboxRow
+from microflow.records import MAX_RECORD_BYTES
 from microflow.service import check_service_name, topic_of
-
-MAX_RECORD_BYTES = 1_048_576
 
 
 class Outbox:

@@ -16,6 +16,14 @@ class TopicPartition(NamedTuple):
 
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 
+MAX_RECORD_BYTES = 1_047_564
+"""The largest record (key + value + headers) that every log takes as it comes, for whoever cannot ask the log.
+
+A topic of Kafka takes batches of 1,048,588 bytes (`max.message.bytes`: 1 MiB, and 12 for the log) until it is told
+otherwise. A batch needs 61 of them for itself, and its record up to 21 and 10 for each header: 963 are room for 94. The
+embedded log has the same limit, so that what runs on it runs on Kafka.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -145,5 +145,5 @@ async def test_a_record_that_is_too_large_for_the_log_is_refused_by_it(tmp_path:
     (error,) = await transport.publish([Record("Deposited", 0, b"anna", bytes(MANY))])
 
     assert isinstance(error, RecordTooLarge)
-    assert "a record of 10485764 bytes for Deposited[0]; the log takes 1048576" in str(error)
+    assert "a record of 10485764 bytes for Deposited[0]; the log takes 1047564" in str(error)
     await transport.close()

@@ -16,7 +16,8 @@ DEFAULT_MESSAGE_BYTES = 1_048_588
 """Kafka's own limit, for those who may not ask."""
 BATCH_OVERHEAD = 61
 RECORD_OVERHEAD = 963
-"""What a record takes beyond its key, value and headers: 21 bytes and up to 10 for each header, so room for 94."""
+"""What a record takes beyond its key, value and headers: 21 bytes and up to 10 for each header, so room for 94. With
+Kafka's own limit that leaves `microflow.records.MAX_RECORD_BYTES`."""
 
 
 class TopicLimits:

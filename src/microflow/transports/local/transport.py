@@ -12,6 +12,7 @@ from pathlib import Path
 from microflow.embedded.database import Database
 from microflow.errors import StoreError, TransportError
 from microflow.ports import Clock, RebalanceListener, Record, Subscription
+from microflow.records import MAX_RECORD_BYTES
 from microflow.transports.local import groups
 from microflow.transports.local.administration import LocalAdministration
 from microflow.transports.local.errors import transport_error
@@ -52,7 +53,7 @@ class LocalTransport:
         heartbeat: timedelta = timedelta(milliseconds=500),
         rebalance_timeout: timedelta = timedelta(seconds=60),
         retention: timedelta = timedelta(days=7),
-        max_record_bytes: int = 1_048_576,
+        max_record_bytes: int = MAX_RECORD_BYTES,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> LocalTransport:
         """Open a log, making the file if it is missing. Raises TransportError, with what to do about it.
