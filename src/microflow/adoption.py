@@ -71,12 +71,20 @@ class Adoption:
             if execution.recalled:
                 self.abandon(execution)
 
-    def keep(self, starts: Mapping[TopicPartition, int]) -> None:
-        """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain."""
+    def keep(self, starts: Mapping[TopicPartition, int], *, others: Collection[TopicPartition] = ()) -> None:
+        """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain.
+
+        `others` are not the partitions that they were: what ran of those comes back with no record.
+        """
         self._rebalancing = False
         for execution in list(self._under_way.values()):
             start = starts.get(execution.delivery.home)
-            redelivered = start is not None and execution.delivery.record.offset >= start and execution.parked is None
+            redelivered = (
+                start is not None
+                and execution.delivery.record.offset >= start
+                and execution.delivery.home not in others
+                and execution.parked is None
+            )
             if execution.orphan and not redelivered:
                 self.abandon(execution)
 

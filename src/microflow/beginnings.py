@@ -17,12 +17,14 @@ logger = logging.getLogger("microflow.beginnings")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Where a partition is read from, what of it must be stored, and what to tell if it is not what it was."""
+    """Where a partition is read from, what of it must be stored, and what to tell if it is not what it was. If it is
+    `another` one, its records are others than those that were read at these offsets."""
 
     offset: int
     beginning: Beginning | None = None
     told: str = ""
     lost: int = 0
+    another: bool = False
 
 
 def judge(partition: TopicPartition, ownership: Ownership, topic: Topic | None, bounds: Bounds | None) -> Verdict:
@@ -39,6 +41,7 @@ def judge(partition: TopicPartition, ownership: Ownership, topic: Topic | None, 
             f"{name} is not the one it was: the topic was deleted and created again. The old one was read up to "
             f"{watermark:,}, and what it held beyond that is gone; the new one is read from its earliest record, "
             f"{bounds.beginning:,}, which is {bounds.end - bounds.beginning:,} records",
+            another=True,
         )
     if bounds.end < watermark:
         return Verdict(
@@ -48,6 +51,7 @@ def judge(partition: TopicPartition, ownership: Ownership, topic: Topic | None, 
             f"{watermark - bounds.end:,} records that had been acknowledged; they were handled here, and perhaps not "
             f"elsewhere. Reading goes on at the end",
             lost=watermark - bounds.end,
+            another=True,
         )
     if bounds.beginning > watermark:
         return Verdict(

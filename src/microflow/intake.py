@@ -375,7 +375,7 @@ class Intake:
         runtime = self._runtime
         self._topics = await self._insist_on_log(lambda: self._transport.topics.describe(runtime.definition.topics))
         owned = await runtime.outages.insist(lambda: runtime.store.partitions.take(partitions, owner=self._owner))
-        starts, beginnings = await self._judge(owned)
+        starts, beginnings, others = await self._judge(owned)
         if committed is not None:
             tell_of_offsets(
                 runtime.definition.name, forgotten=[each for each in starts if starts[each] and each not in committed]
@@ -398,7 +398,7 @@ class Intake:
             self._caution.begin(left_badly, crashes)
         everything = runtime.watermarks.lows()
         for lane in self._lanes:
-            lane.keep(everything)
+            lane.keep(everything, others=others)
 
     async def _left_badly(
         self, owned: Mapping[TopicPartition, Ownership], starts: Mapping[TopicPartition, int]
@@ -434,11 +434,12 @@ class Intake:
 
     async def _judge(
         self, owned: Mapping[TopicPartition, Ownership]
-    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Beginning]]:
-        """Where partitions that were read before are read from now, and which of them begin anew."""
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Beginning], Collection[TopicPartition]]:
+        """Where partitions that were read before are read from now, what of them must be stored, and which of them are
+        others than they were."""
         before = {partition: ownership for partition, ownership in owned.items() if ownership.watermark is not None}
         if not before:
-            return {}, {}
+            return {}, {}, ()
         bounds = await self._insist_on_log(lambda: self._transport.topics.bounds(before))
         verdicts = {
             partition: judge(partition, ownership, self._topics.get(partition.topic), bounds.get(partition))
@@ -446,7 +447,8 @@ class Intake:
         }
         tell(self._runtime.definition.name, verdicts)
         beginnings = {each: verdict.beginning for each, verdict in verdicts.items() if verdict.beginning is not None}
-        return {partition: verdict.offset for partition, verdict in verdicts.items()}, beginnings
+        others = {each for each, verdict in verdicts.items() if verdict.another}
+        return {partition: verdict.offset for partition, verdict in verdicts.items()}, beginnings, others
 
     def _incarnation(self, partition: TopicPartition) -> str:
         return self._topics[partition.topic].incarnation if partition.topic in self._topics else ""

@@ -145,9 +145,10 @@ class Lane:
         self._runnable = deque(each for each in self._runnable if each.delivery.home not in partitions)
         self._adoption.lose(partitions, running=self._tasks.keys())
 
-    def keep(self, starts: Mapping[TopicPartition, int]) -> None:
-        """The partitions of a new assignment, and where they are read from: who else is an orphan waits in vain."""
-        self._adoption.keep(starts)
+    def keep(self, starts: Mapping[TopicPartition, int], *, others: Collection[TopicPartition]) -> None:
+        """The partitions of a new assignment, where they are read from, and which are not those that they were: who is
+        an orphan of what does not come back waits in vain."""
+        self._adoption.keep(starts, others=others)
         for name in tuple(self._queues):  # something may have waited for one that was dropped
             self._advance(name)
 

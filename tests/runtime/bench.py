@@ -199,6 +199,15 @@ class Bench:
     async def publish(self, *records: Record) -> None:
         assert set(await self.log.publish(records)) <= {None}
 
+    async def create_again(self, topic: str) -> None:
+        """Delete a topic with all that is in it, and create another one of its name. The embedded log itself cannot."""
+        async with self.log._log.writing() as connection:
+            connection.execute("delete from microflow_log_records")
+            connection.execute("update microflow_log_partitions set beginning = 0, ending = 0, newest = 0")
+            connection.execute(
+                "update microflow_log_topics set incarnation = incarnation || '-2' where name = ?", (topic,)
+            )
+
     async def published(self, topic: str) -> list[Record]:
         """The records of a topic, partition by partition."""
         return await read_all(self.log, topic)

@@ -143,6 +143,34 @@ async def test_an_orphan_keeps_its_key_closed_until_it_ends() -> None:
 
 
 @virtual
+async def test_an_orphan_of_a_topic_that_was_created_again_makes_way() -> None:
+    """Rule 15: its record is gone with the old topic, so there is nothing that could adopt it, whatever the offsets."""
+    gate, started = Gate(), []
+
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        started.append(order.number)
+        if order.number == 1:
+            await gate.pass_through(order.order)
+        context.write(WRITE, "accept", str(order.number))
+
+    async with bench() as it:
+        first = await it.start(accept)
+        await it.emit(Placed(order="a", number=1))
+        await it.until(lambda: gate.waiting)
+        await it.create_again("Placed")
+        await it.emit(Placed(order="b", number=2), Placed(order="a", number=3))
+        await it.start(accept)  # an eager rebalance: taken away, and given back
+        await it.pass_time(2)
+        assert await it.effects() == ["2"]
+        gate.open()
+        await it.settle()
+
+        assert await it.effects() == ["2", "3"]
+        assert first.outcomes() == {"dropped": 1, "done": 2}
+
+
+@virtual
 async def test_an_event_that_comes_back_while_its_orphan_still_runs_keeps_its_place_in_the_key() -> None:
     """Rules 7 and 15: the partition was elsewhere meanwhile, so the orphan cannot be adopted; a later event waits."""
     gate, started = Gate(), []
