@@ -87,6 +87,7 @@ async def _start(
 ) -> asyncio.subprocess.Process:
     command = [sys.executable, "-m", "peers.microflow_service", "--kafka", scenery.kafka, "--database", database]
     command += ["--source", source, "--target", target, "--service", service, "--instants", str(file)]
+    command += ["--group", scenery.new_name(service)]
     process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parent, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     if b"ready" not in await process.stdout.readline():

@@ -27,8 +27,10 @@ def application(peer: Peer) -> FastStream:
         subscriber = broker.subscriber(peer.source, group_id=peer.group, auto_offset_reset="earliest")
         publisher = broker.publisher(peer.target)
     else:
-        broker = KafkaBroker(peer.kafka, logger=None, acks="all", enable_idempotence=True)
         batch = peer.variant == "batch"
+        # Five hundred events do not fit into a batch of the default size, and are refused together.
+        size = {"max_batch_size": 1_048_576} if batch else {}
+        broker = KafkaBroker(peer.kafka, logger=None, acks="all", enable_idempotence=True, **size)
         subscriber = broker.subscriber(
             peer.source,
             group_id=peer.group,

@@ -26,6 +26,7 @@ async def work(peer: Peer) -> None:
     module = import_module(f"chain.{peer.service}")
     topics = {"Begun": peer.source, "Continued": peer.target} if peer.service == "first" else {"Continued": peer.source}
     service = module.service
+    service.name = peer.group  # a group belongs to the database that it was served from first
     committed: list[tuple[str, float, list[str]]] = []
 
     def observe(report: Report) -> None:
