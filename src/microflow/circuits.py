@@ -133,7 +133,8 @@ class Circuits:
                 else:
                     circuit.rest = min(circuit.rest * 2, LONGEST_REST)
                     self._rest(circuit, outcome)
-        elif not is_own_fault:
+        elif not is_own_fault and execution.attempt == 1:
+            # What is tried again is what had failed: that all of it fails once more says nothing of the others.
             self._troubled.add(circuit.handler.name)
             circuit.failing.add(execution.delivery.queue)
             if len(circuit.failing) >= self._failures:

@@ -16,10 +16,10 @@ class Limits:
     read beyond its watermark; `resumed`: parked events in hand at once; `relay_batch`: outbox rows published at
     once, and `relay_in_hand` at most on their way; `from_memory`: whether what was just committed is published
     without a look at the outbox; `heartbeat`: how often a process says that it lives; `careful_for`: how long events
-    are handled one at a time after a process has died; `failing_keys`: how many keys a handler fails for in a row
-    until it rests; `parked_per_handler` and `outbox_per_destination`: how many events may be parked for a handler, and
-    wait for a topic, until what adds to them pauses; `inbox_retention` and `dead_letter_retention`: how long a
-    finished claim and a dead letter are kept.
+    are handled one at a time after a process has died; `failing_keys`: for how many keys in a row the first attempt
+    fails until a handler rests; `parked_per_handler` and `outbox_per_destination`: how many events may be parked for a
+    handler, and wait for a topic, until what adds to them pauses; `inbox_retention` and `dead_letter_retention`: how
+    long a finished claim and a dead letter are kept.
     """
 
     deadline: timedelta = timedelta(seconds=60)

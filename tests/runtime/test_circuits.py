@@ -230,6 +230,29 @@ async def test_what_is_the_fault_of_single_events_opens_no_circuit(fault: str) -
 
 
 @virtual
+async def test_retries_that_fail_again_open_no_circuit() -> None:
+    """Rule 22 is for a handler that fails, whatever the event; what is tried again is a choice of the bad ones."""
+
+    @on("Placed", retry=PATIENT)
+    async def charge(order: Placed, context: Context) -> None:
+        if order.number % 2:
+            raise TimeoutError("the carrier hesitates over some parcels")
+        context.write(WRITE, "charge", order.order)
+
+    async with bench() as it:
+        process = await it.start(charge, limits=Limits(failing_keys=5, concurrency=1, batch=1))
+        await it.emit(*orders(40))
+        await it.settle()
+        await it.pass_time(1)  # now all that have failed are due at once, and nothing else is there
+
+        assert process.outcomes()["retry"] >= 40
+        assert circuit(process) == []
+        await it.emit(*orders(1, number=100))
+        await it.settle()
+        assert len(await it.effects()) == 21
+
+
+@virtual
 async def test_followers_of_parked_keys_wait_in_their_lane_while_it_is_open() -> None:
     """Nothing is parked by a circuit, in no indirect way either; and the order of the keys is kept."""
     api = Api()
