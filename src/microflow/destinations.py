@@ -30,11 +30,13 @@ Destination: TypeAlias = str | TopicPartition | OrderingKey | int
 
 @dataclass(slots=True)
 class _Wait:
-    """Why a destination waits, until when, how long after its next failure, and the row with which it is tried."""
+    """Why a destination waits, until when, how long after its next failure, and the row with which it is tried. A key
+    waits because of one row (`position`): without that one it would not."""
 
     error: TransportError
     until: timedelta
     next: timedelta
+    position: int | None = None
     tried_with: int | None = None
     is_missing: bool = False
 
@@ -151,6 +153,8 @@ class Destinations:
         key = ordering_of(row, row.position)
         if topic in self._closed or partition in self._closed or key in self._closed:
             return None
+        if key in self._waits and self._waits[key].tried_with is None and self._waits[key].position != row.position:
+            del self._waits[key]  # somebody has given that row up
         waiting: list[Destination] = [each for each in (topic, partition, key) if each in self._waits]
         self._closed.update(waiting)
         if not all(self._is_due(each) for each in waiting):
@@ -172,12 +176,12 @@ class Destinations:
         self.close(partition)
         topic, number = partition
         if isinstance(error, RecordTooLarge):
-            self._wait(ordering_of(row, position), error, FIRST_WAIT_OF_KEY, LONGEST_WAIT_OF_KEY)
+            self._wait(ordering_of(row, position), error, FIRST_WAIT_OF_KEY, LONGEST_WAIT_OF_KEY, position=position)
             self._tell(
                 position,
                 "%s does not take event %d of the outbox, and later events of its key wait behind it: %s. Raise the "
-                "topic's max.message.bytes",
-                *(topic, position, error),
+                "topic's max.message.bytes, or give the event up: microflow outbox skip %d",
+                *(topic, position, error, position),
             )
         elif isinstance(error, TopicRefused):
             self._wait(topic, error, FIRST_WAIT, LONGEST_WAIT)
@@ -212,10 +216,18 @@ class Destinations:
         wait = self._waits.get(destination)
         return wait is None or (wait.until <= self._clock.monotonic() and wait.tried_with is None)
 
-    def _wait(self, destination: Destination, error: TransportError, first: timedelta, longest: timedelta) -> None:
+    def _wait(
+        self,
+        destination: Destination,
+        error: TransportError,
+        first: timedelta,
+        longest: timedelta,
+        *,
+        position: int | None = None,
+    ) -> None:
         before = self._waits.get(destination)
         wait = first if before is None else before.next
-        self._waits[destination] = _Wait(error, self._clock.monotonic() + wait, min(wait * 2, longest))
+        self._waits[destination] = _Wait(error, self._clock.monotonic() + wait, min(wait * 2, longest), position)
 
     def _recover(self, destination: Destination) -> None:
         if self._waits.pop(destination, None) is None:

@@ -121,12 +121,31 @@ async def test_a_record_that_is_too_large_holds_up_its_key_only_and_is_named(cap
         (line, other) = [each for each in told(caplog) if "payments" in each]
         assert "event 2 of the outbox" in line
         assert "max.message.bytes" in line
+        assert "microflow outbox skip 2" in line
         assert "event 5 of the outbox" in other
 
         log.limit = None
         await publish_for(it, relay, 120)
         assert [each for each in await values(it, "payments") if each.startswith("a")] == ["a1", "a" + "2" * 20, "a3"]
         assert (await (await it.store()).outbox.status()).pending == 0
+
+
+@virtual
+async def test_what_is_behind_a_record_that_was_given_up_is_published_with_the_next_scan() -> None:
+    """Failure 60: the key waited for that one record, and would for up to a minute."""
+    async with bench() as it:
+        log = DisturbedLog(it.log, Moments())
+        log.limit = 10
+        await commit(it, a_row(it, "payments", "a", "1" * 20), a_row(it, "payments", "a", "2"))
+        relay = await a_relay(it, log)
+        await relay.publish_pending()
+        assert await values(it, "payments") == []
+
+        await (await it.store()).outbox.delete([1])
+        await commit(it, a_row(it, "payments", "b", "1"))
+        await relay.publish_pending()
+
+        assert sorted(await values(it, "payments")) == ["a2", "b1"]
 
 
 @virtual

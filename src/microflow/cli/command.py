@@ -44,6 +44,7 @@ VERBS = {
     "handlers": Verb(
         "microflow.cli.handlers:handlers", "List the handlers of services; say that one was renamed or removed."
     ),
+    "outbox": Verb("microflow.cli.outbox:outbox", "Show what waits to be published; give up what never can be."),
     "relay": Verb("microflow.cli.relay:relay", "Publish the outbox of a program that is no service."),
 }
 

@@ -60,8 +60,9 @@ def _of_outbox(name: str, state: DatabaseState, target: str) -> Sequence[Finding
         return []
     return [
         warning(
-            f"{name}: {state.outbox} events wait in the outbox, one for longer than a minute: nobody relays them",
-            f"microflow run {target}     or, beside a program that is no service:  microflow relay --service {name}",
+            f"{name}: {state.outbox} events wait in the outbox, one for longer than a minute: nobody relays them, or "
+            "something keeps them",
+            f"microflow outbox status --service {name}     or, if nothing runs:  microflow run {target}",
         )
     ]
 
