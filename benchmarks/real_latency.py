@@ -64,16 +64,17 @@ async def _chain(scenery: Scenery, *, rate: int, seconds: float) -> Latency:
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("first", "second")]
         topics = [("first", begun, continued), ("second", continued, ended)]
-        processes = [
-            await _start(scenery, service, source, target, database, file)
-            for (service, source, target), database, file in zip(topics, databases, files, strict=True)
-        ]
+        processes: list[asyncio.subprocess.Process] = []
         try:
+            for (service, source, target), database, file in zip(topics, databases, files, strict=True):
+                processes.append(await _begin(scenery, service, source, target, database, file))
+                await _until_ready(processes[-1], service)
             await _publish(scenery, begun, rate=rate, total=int(rate * (seconds + WARM_UP)))
             await _until(scenery, ended, int(rate * (seconds + WARM_UP)))
         finally:
             for process in processes:
-                process.send_signal(signal.SIGTERM)
+                if process.returncode is None:
+                    process.send_signal(signal.SIGTERM)
             for process in processes:
                 await process.wait()
         first, second = (json.loads(file.read_text()) for file in files)
@@ -82,17 +83,19 @@ async def _chain(scenery: Scenery, *, rate: int, seconds: float) -> Latency:
     return _percentiles(waits[int(rate * WARM_UP) :])
 
 
-async def _start(
+async def _begin(
     scenery: Scenery, service: str, source: str, target: str, database: str, file: Path
 ) -> asyncio.subprocess.Process:
     command = [sys.executable, "-m", "peers.microflow_service", "--kafka", scenery.kafka, "--database", database]
     command += ["--source", source, "--target", target, "--service", service, "--instants", str(file)]
     command += ["--group", scenery.new_name(service)]
-    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parent, stdout=asyncio.subprocess.PIPE)
+    return await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parent, stdout=asyncio.subprocess.PIPE)
+
+
+async def _until_ready(process: asyncio.subprocess.Process, service: str) -> None:
     assert process.stdout is not None
     if b"ready" not in await process.stdout.readline():
         raise BenchmarkError(f"{service} did not start")
-    return process
 
 
 async def _publish(scenery: Scenery, topic: str, *, rate: int, total: int) -> None:

@@ -24,7 +24,8 @@ async def work(peer: Peer) -> None:
     flags = {"kafka": peer.kafka, "database": peer.database, "lanes": peer.variant or None}
     settings = read_settings(flags, environment={})
     module = import_module(f"chain.{peer.service}")
-    topics = {"Begun": peer.source, "Continued": peer.target} if peer.service == "first" else {"Continued": peer.source}
+    read, emitted = ("Begun", "Continued") if peer.service == "first" else ("Continued", "Ended")
+    topics = {read: peer.source, emitted: peer.target}
     service = module.service
     service.name = peer.group  # a group belongs to the database that it was served from first
     committed: list[tuple[str, float, list[str]]] = []
