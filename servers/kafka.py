@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,6 @@ from servers.processes import Process, ServerFailed
 from servers.proxy import Proxy
 
 STARTS_WITHIN = 120.0
-CLUSTER_ID = "bWljcm9mbG93LXRlc3RzMQ"
 # Only C1: it starts faster, and no test runs long enough for C2. A benchmark hands in its own options.
 JAVA_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 LISTENER = "PLAINTEXT"
@@ -47,8 +48,17 @@ PROPERTIES = {
 class Broker:
     """One node, broker and controller. It keeps its ports and its data from start to start."""
 
-    def __init__(self, folder: Path, *, node: int, properties: Mapping[str, str], java_options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node: int,
+        cluster_id: str,
+        properties: Mapping[str, str],
+        java_options: Sequence[str],
+    ) -> None:
         self.node = node
+        self._cluster_id = cluster_id
         self._folder = folder
         self._file = folder / "server.properties"
         self._java_options = tuple(java_options)
@@ -82,7 +92,7 @@ class Broker:
         if not (self._folder / "data" / "meta.properties").exists():
             self._format()
         self._process = Process(
-            [java(), *self._java_options, *self._class_path(), "kafka.Kafka", self._file],
+            [java(), *self._java_options, *_class_path(), "kafka.Kafka", self._file],
             log=self.log,
         )
 
@@ -119,16 +129,16 @@ class Broker:
         return self._process
 
     def _format(self) -> None:
-        tool = [*self._class_path(), "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._file)]
-        done = subprocess.run(
-            [java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *tool], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise ServerFailed(f"Kafka's folder cannot be formatted:\n{done.stdout}{done.stderr}")
+        run_tool("kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(self._file))
 
-    @staticmethod
-    def _class_path() -> Sequence[str]:
-        return ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{kafka_jars()}/*"]
+
+def run_tool(tool: str, *arguments: str) -> str:
+    """Run one of Kafka's own tools, named by its class, and return what it says. Raises ServerFailed."""
+    options = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *_class_path()]
+    done = subprocess.run([java(), *options, tool, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ServerFailed(f"{tool} has failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 class Kafka:
@@ -148,6 +158,7 @@ class Kafka:
         java_options: Sequence[str] = JAVA_OPTIONS,
     ) -> None:
         self._folder = new_folder("kafka")
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         protocols = {LISTENER: "PLAINTEXT", INTERNAL: "PLAINTEXT", **(listeners or {})}
         ports = free_ports(brokers * (1 + len(protocols)))
         controllers = {node: ports.pop() for node in range(1, brokers + 1)}
@@ -166,7 +177,9 @@ class Kafka:
                 "log.dirs": str(folder / "data"),
                 **(properties or {}),
             }
-            broker = Broker(folder, node=node, properties=all_properties, java_options=java_options)
+            broker = Broker(
+                folder, node=node, cluster_id=cluster_id, properties=all_properties, java_options=java_options
+            )
             broker.proxy = proxy
             self.brokers.append(broker)
 
@@ -262,6 +275,10 @@ async def _not_ready(bootstrap: str, *, brokers: int) -> str:
         with contextlib.suppress(KafkaError, OSError):
             await admin.close()
     return problem
+
+
+def _class_path() -> Sequence[str]:
+    return ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{kafka_jars()}/*"]
 
 
 def _replication(factor: int) -> Mapping[str, str]:

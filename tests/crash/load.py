@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from microflow.ports import Record
@@ -30,6 +31,7 @@ class Load:
         self._batch = max(1, round(rate * PAUSE))
         self._long = long
         self._ending = threading.Event()
+        self._publishing = threading.Lock()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
@@ -46,14 +48,21 @@ class Load:
         if self._failure is not None and error is None:
             raise self._failure
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is published while the block runs, and what was is in the log."""
+        with self._publishing:
+            yield
+
     def _run(self) -> None:
         orders = itertools.chain.from_iterable(self._chain.orders(AT_ONCE) for _ in itertools.count())
         try:
             while not self._ending.wait(PAUSE):
                 records = list(itertools.islice(orders, self._batch))
-                while not self._is_published(records):
-                    time.sleep(PAUSE)
-                self.published += len(records)
+                with self._publishing:
+                    while not self._is_published(records):
+                        time.sleep(PAUSE)
+                    self.published += len(records)
         except BaseException as error:
             self._failure = error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -18,11 +18,11 @@ class LogFollower:
 
     def __init__(self, consumer: AIOKafkaConsumer, topics: Collection[str], *, prefix: str) -> None:
         self._consumer = consumer
-        self._partitions = [TopicPartition(prefix + topic, number) for topic in topics for number in range(PARTITIONS)]
-        self._next = dict.fromkeys(self._partitions, 0)
-        self._records: dict[TopicPartition, list[Logged]] = {partition: [] for partition in self._partitions}
+        self._counts = {prefix + topic: PARTITIONS for topic in topics}
+        self._next: dict[TopicPartition, int] = {}
+        self._records: dict[TopicPartition, list[Logged]] = {}
         self._prefix = prefix
-        consumer.assign(self._partitions)
+        self._follow()
 
     @classmethod
     async def start(cls, bootstrap: str, topics: Collection[str], *, prefix: str) -> LogFollower:
@@ -45,6 +45,36 @@ class LogFollower:
         while any(self._next[partition] < ends[partition] for partition in self._partitions):
             await self._read_on()
         return [record for partition in self._partitions for record in self._records[partition]]
+
+    async def ends(self, topic: str) -> Mapping[int, int]:
+        """Where each partition of a topic ends now."""
+        await self.read()
+        return {each.partition: offset for each, offset in self._next.items() if each.topic == self._prefix + topic}
+
+    async def grown(self, topic: str, partitions: int) -> None:
+        """A topic has so many partitions now."""
+        self._counts[self._prefix + topic] = partitions
+        self._follow()
+
+    async def created_again(self, topic: str) -> None:
+        """A topic begins anew, and what was in the old one stays known."""
+        for partition in self._partitions:
+            if partition.topic == self._prefix + topic:
+                self._next[partition] = 0
+        self._follow()
+
+    async def forget(self, topic: str, *, unread: Mapping[int, int]) -> None:
+        """The records of these partitions from these offsets on are gone, and nobody has read them."""
+        for number, offset in unread.items():
+            partition = TopicPartition(self._prefix + topic, number)
+            self._records[partition] = [each for each in self._records[partition] if each.offset < offset]
+
+    def _follow(self) -> None:
+        self._partitions = [TopicPartition(name, each) for name, count in self._counts.items() for each in range(count)]
+        self._consumer.assign(self._partitions)
+        for partition in self._partitions:
+            self._records.setdefault(partition, [])
+            self._consumer.seek(partition, self._next.setdefault(partition, 0))
 
     async def _read_on(self) -> None:
         try:

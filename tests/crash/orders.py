@@ -24,7 +24,8 @@ class Orders:
     `fault` is a specification of faults, `refusal` the ordinal of the one record that the log refuses once, `gate`
     whether slow events wait for the file `gate` in the folder, `long` how many seconds long ones take; `batch` bounds
     its transactions. `prefix` begins the names of services and topics; without `kafka` and `database` the log and the
-    database are files in the folder.
+    database are files in the folder. With `clock_steps` the clock of its machine is ahead by the seconds that the file
+    `clock-<process>` says.
     """
 
     folder: str
@@ -40,6 +41,7 @@ class Orders:
     session_timeout: float = 1.5
     refusal: int = 0
     long: float = 0.0
+    clock_steps: bool = False
     seed: int = 0
     prefix: str = ""
     kafka: str = ""

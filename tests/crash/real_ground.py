@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
 from microflow.ports import Record
 from servers.ports import LOOPBACK
@@ -92,6 +93,60 @@ class RealGround:
         """The first value of what a query in a service's database gives."""
         return self._background.run(self._ask(service, question), seconds=PATIENCE_TO_LOOK)
 
+    # ── what an operator, or time, does to a topic ────────────────────────────────────────────────────────────────
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to a topic, until it has so many."""
+
+        async def grow(admin: AIOKafkaAdminClient) -> None:
+            await admin.create_partitions({self.prefix + topic: NewPartitions(partitions)})
+
+        self._administer(grow)
+        self._background.run(self._follower.grown(topic, partitions), seconds=PATIENCE)
+
+    def create_again(self, topic: str, *, unread: Mapping[int, int]) -> None:
+        """Delete a topic, and with it what is `unread` from these offsets on, and create another one of its name."""
+        name = self.prefix + topic
+
+        async def create_again(admin: AIOKafkaAdminClient) -> None:
+            await admin.delete_topics([name])
+            async with asyncio.timeout(PATIENCE):
+                # A name is free when the broker has noted that nobody has it any more.
+                while (await admin.create_topics([NewTopic(name, PARTITIONS, 1)])).topic_errors[0][1] != 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
+        self._administer(create_again)
+        self._background.run(self._follower.forget(topic, unread=unread), seconds=PATIENCE)
+        self._background.run(self._follower.created_again(topic), seconds=PATIENCE)
+
+    def delete_records(self, topic: str, *, unread: Mapping[int, int]) -> Mapping[int, int]:
+        """Delete all that is in a topic now, as its retention does. What is `unread` from these offsets on is gone for
+        good. Returns where each partition begins from now on."""
+        ends = self.ends(topic)
+
+        async def delete(admin: AIOKafkaAdminClient) -> None:
+            places = {TopicPartition(self.prefix + topic, number): end for number, end in ends.items()}
+            await admin.delete_records({each: RecordsToDelete(end) for each, end in places.items()})
+
+        self._administer(delete)
+        self._background.run(self._follower.forget(topic, unread=unread), seconds=PATIENCE)
+        return ends
+
+    def ends(self, topic: str) -> Mapping[int, int]:
+        """Where each partition of a topic ends now."""
+        return self._background.run(self._follower.ends(topic), seconds=PATIENCE)
+
+    def _administer(self, act: Callable[[AIOKafkaAdminClient], Awaitable[None]]) -> None:
+        async def administer() -> None:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+            await admin.start()
+            try:
+                await act(admin)
+            finally:
+                await admin.close()
+
+        self._background.run(administer(), seconds=PATIENCE)
+
     def story(self) -> str:
         return "\n".join(
             f"── sessions of {service}\n{self._background.run(self._activity(service), seconds=PATIENCE_TO_LOOK)}"
@@ -102,21 +157,13 @@ class RealGround:
         self._stack.close()
 
     def _create_topics(self, replicas: int) -> None:
-        async def create() -> None:
-            admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
-            await admin.start()
-            try:
-                names = dict.fromkeys(TOPICS, PARTITIONS)
-                names.update({f"dlq-{self.prefix}{service}": 1 for service in SERVICES})
-                topics = [
-                    NewTopic(name if name.startswith("dlq-") else self.prefix + name, count, replicas)
-                    for name, count in names.items()
-                ]
-                await admin.create_topics(topics)
-            finally:
-                await admin.close()
+        names = dict.fromkeys((self.prefix + topic for topic in TOPICS), PARTITIONS)
+        names.update({f"dlq-{self.prefix}{service}": 1 for service in SERVICES})
 
-        self._background.run(create(), seconds=PATIENCE)
+        async def create(admin: AIOKafkaAdminClient) -> None:
+            await admin.create_topics([NewTopic(name, count, replicas) for name, count in names.items()])
+
+        self._administer(create)
 
     async def _publish(self, records: Sequence[Record]) -> None:
         producer = AIOKafkaProducer(

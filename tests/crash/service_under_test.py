@@ -9,12 +9,13 @@ import random
 import signal
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from microflow.clocks import SystemClock
+from microflow.database_clock import DatabaseClock
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
 from microflow.ports import Clock, Migration, Store, Transport
@@ -60,10 +61,12 @@ def _stack(task: asyncio.Task[Any]) -> Iterator[FrameType]:
 
 async def serve(orders: Orders) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell_tasks)
-    folder, clock = Path(orders.folder), SystemClock()
+    folder = Path(orders.folder)
+    machine = SteppingClock(folder / f"clock-{orders.process}") if orders.clock_steps else SystemClock()
     definition = build(Service.of_module(importlib.import_module(f"tests.crash.{orders.service}")))
-    transport = await open_transport(orders, clock)
-    store = await open_store(orders, definition.name, clock)
+    transport = await open_transport(orders, machine)
+    store = await open_store(orders, definition.name, machine)
+    clock = await DatabaseClock.read(store.time, machine=machine) if orders.database else machine
     sparing = Sparing(read_fault(orders.fault))
     worker = Worker(
         definition,
@@ -97,6 +100,17 @@ async def serve(orders: Orders) -> None:
     sparing.worker = worker
     await worker.start()
     await worker.ended()
+
+
+class SteppingClock(SystemClock):
+    """The clock of a machine that somebody sets: it is ahead by the seconds that a file says."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def now(self) -> datetime:
+        ahead = float(self._file.read_text(encoding="utf-8") or 0) if self._file.exists() else 0.0
+        return super().now() + timedelta(seconds=ahead)
 
 
 async def open_transport(orders: Orders, clock: Clock) -> Transport:

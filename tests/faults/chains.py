@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from servers.kafka import INTERNAL, Kafka
 from servers.postgres import Postgres
@@ -29,18 +30,18 @@ class Stand:
         self._long = long
         self.ground = ground
 
-    def start(self, *, processes: int = 2) -> None:
+    def start(self, *, processes: int = 2, **more: Any) -> None:
         """Start the processes and return when they share the partitions."""
         for service in SERVICES:
             for slot in range(processes):
-                self.chain.start(self.order(service, slot))
+                self.chain.start(self.order(service, slot, **more))
         for service in SERVICES:
             names = {f"{service}-{slot}" for slot in range(processes)}
             self.chain.wait_until(lambda: self.chain.owners(service) == names, f"{names} share", at_most=SOON)  # noqa: B023
 
-    def order(self, service: str, slot: int) -> Orders:
+    def order(self, service: str, slot: int, **more: Any) -> Orders:
         """What a process is told to be."""
-        return self.chain.order(service, slot, long=self._long, batch=50)
+        return self.chain.order(service, slot, long=self._long, batch=50, **more)
 
     @contextmanager
     def under_load(self, *, rate: int = 30) -> Iterator[Load]:
@@ -67,9 +68,9 @@ class Stand:
         self.chain.wait_until(have_arrived, f"{marks} have gone all the way", at_most=SOON)
         return time.monotonic() - begun
 
-    def judged(self, *, at_least: int = 0) -> Snapshot:
+    def judged(self, *, at_least: int = 0, at_most: float = SOON) -> Snapshot:
         """Wait until nothing is left to be done, and look for broken promises."""
-        snapshot = self.chain.run_until_drained(spare_faults=True, at_most=SOON)
+        snapshot = self.chain.run_until_drained(spare_faults=True, at_most=at_most)
         assert checker.check(snapshot) == []
         assert len(snapshot.tables["second"].effects) >= at_least
         return snapshot
