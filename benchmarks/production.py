@@ -23,7 +23,7 @@ from typing import Any
 from flow import BenchmarkError
 from hops import Hops, measure_hops
 from machine import describe_machine
-from real_latency import measure_real_latency
+from real_latency import CALLED, RAW, measure_real_latency
 from scenery import Scenery, open_scenery
 
 GOALS: Mapping[str, tuple[str, float]] = {
@@ -122,7 +122,7 @@ async def _latency(scenery: Scenery, *, seconds: float) -> dict[str, Any]:
     write("\nLatency at 200 events/s, in ms: p50, p99")
     for name, (p50, p99) in latency.items():
         write(f"  {name:<46} {p50:.2f}   {p99:.2f}")
-    raw, ours = latency["raw produce → consume"], latency["commit → handled downstream"]
+    raw, ours = latency[RAW], latency[CALLED]
     p50 = "reached" if ours[0] <= raw[0] + 0.2 else "missed"
     p99 = "reached" if ours[1] <= 2 * raw[1] else "missed"
     write(f"  goals: p50 at most the raw one + 0.2 ms: {p50}; p99 at most twice the raw one: {p99}")

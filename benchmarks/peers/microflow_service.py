@@ -1,6 +1,7 @@
 """microflow: one service of the chain, as `microflow run` has it. The variant is the number of lanes.
 
-With `--instants FILE` it remembers when each event was handled and what it emitted, and writes that at its end.
+With `--instants FILE` it remembers when each event's handler was called and when what it did was committed, and what it
+emitted, and writes that at its end.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ async def work(peer: Peer) -> None:
     service = module.service
     service.name = peer.group  # a group belongs to the database that it was served from first
     committed: list[tuple[str, float, list[str]]] = []
+    called: dict[str, float] = {}
 
     def observe(report: Report) -> None:
         if report.outcome not in {"done", "duplicate"}:
@@ -38,6 +40,8 @@ async def work(peer: Peer) -> None:
 
     async def note_the_first(call_next, event, context):  # type: ignore[no-untyped-def]
         peer.begin()
+        if peer.instants:
+            called.setdefault(context.event_id, time.monotonic())
         return await call_next(event, context)
 
     service.middleware = (note_the_first,)
@@ -49,11 +53,11 @@ async def work(peer: Peer) -> None:
             say(ready=True)
         await stop.wait()
     if peer.instants:
-        write_down(committed, Path(peer.instants))
+        write_down({"committed": committed, "called": called}, Path(peer.instants))
 
 
-def write_down(committed: list[tuple[str, float, list[str]]], file: Path) -> None:
-    file.write_text(json.dumps(committed))
+def write_down(instants: object, file: Path) -> None:
+    file.write_text(json.dumps(instants))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from microflow.ports import TopicLayout
+from microflow.transports.kafka import ClientSettings, KafkaTransport
 from servers.kafka import Broker, Kafka
 from servers.postgres import Postgres
+from tests.asynchronous import asynchronous
 from tests.crash.harness import Nursery
 from tests.faults.chains import Stand, a_stand
 from tests.faults.conftest import Recovery
@@ -84,6 +87,23 @@ def test_all_brokers_are_away_for_a_while(
             cluster.wait_until_ready()
             recovery(f"all brokers away for {seconds} s, after their return", stand.works())
         stand.judged(at_least=20)
+
+
+@asynchronous
+async def test_questions_are_answered_although_one_of_three_brokers_says_nothing(cluster: Kafka) -> None:
+    """One that is frozen takes every third question. Members lost their sessions waiting for answers."""
+    transport = await KafkaTransport.open(ClientSettings(servers=cluster.address()))
+    try:
+        await transport.administration.create({"asked": TopicLayout(partitions=1)})
+        cluster.brokers[1].pause()
+        try:
+            answers = await asyncio.gather(*(transport.topics.describe(["asked"]) for _ in range(20)))
+        finally:
+            cluster.brokers[1].resume()
+            await asyncio.to_thread(cluster.wait_until_ready)
+        assert all("asked" in answer for answer in answers)
+    finally:
+        await transport.close()
 
 
 def leader_of(stand: Stand, cluster: Kafka, *, partition: int) -> Broker:
