@@ -7,9 +7,13 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from microflow import Context, Event, Service, hosting, on
+from microflow.cli import relaying
+from microflow.cli.look import Look
+from microflow.cli.screen import Screen
 from microflow.clocks import SystemClock
 from microflow.connect import connect_store
 from microflow.database_clock import SAMPLE_EVERY, DatabaseClock
@@ -127,6 +131,39 @@ async def test_a_service_on_postgresql_has_the_servers_time(
         now = await asyncio.wait_for(seen.get(), 30)
 
     assert abs(now - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+@asynchronous
+async def test_a_relay_beside_it_has_the_servers_time_too(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would take the other's leases for ones of another age, and both would publish everything."""
+    monkeypatch.setattr(relaying, "SystemClock", HourAhead)
+    settings = Settings(home=tmp_path, kafka=f"local:{tmp_path / 'log.db'}", database=postgres_url)
+    relay = asyncio.create_task(
+        relaying.Relaying("web", settings, Screen(Look(quiet=True), log_format="console")).run()
+    )
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        async with asyncio.timeout(30):
+            while (ends := await lease_ends(connection)) is None:
+                assert not relay.done(), relay.exception()
+                await asyncio.sleep(0.01)
+    finally:
+        await connection.close()
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
+
+    assert abs(ends - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+async def lease_ends(connection: asyncpg.Connection) -> datetime | None:
+    """How long the latest lease lasts; None before there is one."""
+    try:
+        ends: datetime | None = await connection.fetchval("select max(until) from microflow.relays")
+    except asyncpg.UndefinedTableError:
+        return None
+    return ends
 
 
 async def publish_one(settings: Settings) -> None:

@@ -83,7 +83,7 @@ async def running(
         store = await reaching.store(definition.name)
         opened.push_async_callback(store.close)
         if clock is None:
-            clock = await opened.enter_async_context(_clock_of(store, settings.database_of(definition.name), machine))
+            clock = await opened.enter_async_context(clock_of(store, settings.database_of(definition.name), machine))
         surroundings = Surroundings(
             store=store,
             transport=transport,
@@ -113,7 +113,7 @@ async def run(service: Service | ModuleType, *, settings: Settings | None = None
 
 
 @asynccontextmanager
-async def _clock_of(store: Store, url: str, machine: Clock) -> AsyncIterator[Clock]:
+async def clock_of(store: Store, url: str, machine: Clock) -> AsyncIterator[Clock]:
     """The time that all processes of a service have: a server's, if its database is on one."""
     if not is_postgres(url):
         yield machine

@@ -18,7 +18,7 @@ from microflow.cli.stopping import Stopping
 from microflow.clocks import SystemClock
 from microflow.connect import connect_store, connect_transport
 from microflow.errors import IdentityError, SettingsError
-from microflow.hosting import process_name
+from microflow.hosting import clock_of, process_name
 from microflow.ports import Store
 from microflow.relay import Relay
 from microflow.settings import Settings, read_settings
@@ -63,11 +63,12 @@ class Relaying:
             try:
                 await self._bind(store, await transport.topics.cluster_id())
                 chance = random.SystemRandom().random
-                relay = Relay(store.outbox, transport, clock=self._clock, owner=process_name(), chance=chance)
-                try:
-                    await self._work(relay, store)
-                finally:
-                    await relay.release()
+                async with clock_of(store, self._settings.database_of(self._service), self._clock) as clock:
+                    relay = Relay(store.outbox, transport, clock=clock, owner=process_name(), chance=chance)
+                    try:
+                        await self._work(relay, store)
+                    finally:
+                        await relay.release()
             finally:
                 await store.close()
         finally:
