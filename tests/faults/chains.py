@@ -71,7 +71,8 @@ class Stand:
     def judged(self, *, at_least: int = 0, at_most: float = SOON) -> Snapshot:
         """Wait until nothing is left to be done, and look for broken promises."""
         snapshot = self.chain.run_until_drained(spare_faults=True, at_most=at_most)
-        assert checker.check(snapshot) == []
+        violations = checker.check(snapshot)
+        assert not violations, "\n".join(str(each) for each in violations[:10])
         assert len(snapshot.tables["second"].effects) >= at_least
         return snapshot
 
