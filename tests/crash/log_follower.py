@@ -76,6 +76,11 @@ class LogFollower:
             self._records.setdefault(partition, [])
             self._consumer.seek(partition, self._next.setdefault(partition, 0))
 
+    async def all_ends(self) -> dict[tuple[str, int], int]:
+        """Where the log ends now, by topic and partition."""
+        ends = await self._consumer.end_offsets(self._partitions)
+        return {(each.topic.removeprefix(self._prefix), each.partition): end for each, end in ends.items()}
+
     async def _read_on(self) -> None:
         try:
             batches = await self._consumer.getmany(timeout_ms=WAIT)
@@ -88,8 +93,9 @@ class LogFollower:
             for record in records:
                 headers = {name: value.decode() for name, value in record.headers}
                 topic = partition.topic.removeprefix(self._prefix)
+                headers = self._without_prefix(headers)
                 self._records[partition].append(
-                    logged(topic, partition.partition, record.offset, record.key, self._without_prefix(headers))
+                    logged(topic, partition.partition, record.offset, record.key, headers, at=record.timestamp)
                 )
                 self._next[partition] = record.offset + 1
 

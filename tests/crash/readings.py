@@ -11,7 +11,7 @@ PARTITIONS = 3
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A record of the log."""
+    """A record of the log. `at` is when it was written, in milliseconds, where the log says it."""
 
     topic: str
     partition: int
@@ -21,6 +21,7 @@ class Logged:
     type: str
     source: str
     cause: str | None
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ class Snapshot:
     tables: Mapping[str, Tables]
 
 
-def logged(topic: str, partition: int, offset: int, key: bytes | None, headers: Mapping[str, str]) -> Logged:
+def logged(
+    topic: str, partition: int, offset: int, key: bytes | None, headers: Mapping[str, str], *, at: int = 0
+) -> Logged:
     """A record by its headers."""
     return Logged(
         topic=topic,
@@ -69,4 +72,5 @@ def logged(topic: str, partition: int, offset: int, key: bytes | None, headers: 
         type=headers["ce_type"],
         source=headers["ce_source"],
         cause=headers.get("ce_causationid"),
+        at=at,
     )

@@ -149,8 +149,8 @@ class RealGround:
 
     def story(self) -> str:
         return "\n".join(
-            f"── sessions of {service}\n{self._background.run(self._activity(service), seconds=PATIENCE_TO_LOOK)}"
-            for service in SERVICES
+            f"── sessions of {service}\n{self._background.run(activity(url), seconds=PATIENCE_TO_LOOK)}"
+            for service, url in self.databases.items()
         )
 
     def close(self) -> None:
@@ -233,20 +233,6 @@ class RealGround:
         finally:
             await connection.close()
 
-    async def _activity(self, service: str) -> str:
-        connection = await asyncpg.connect(self.databases[service])
-        try:
-            rows = await connection.fetch(
-                "select pid, state, wait_event_type, wait_event, now() - xact_start as open, "
-                "pg_blocking_pids(pid) as behind, left(query, 300) as query, "
-                "(select string_agg(mode || classid || '/' || objid || granted, ' ') from pg_locks l "
-                "where l.pid = a.pid and locktype = 'advisory') as locks from pg_stat_activity a "
-                "where datname = current_database() and pid <> pg_backend_pid() order by xact_start"
-            )
-            return "\n".join(str(dict(row)) for row in rows)
-        finally:
-            await connection.close()
-
     async def _ask(self, service: str, question: str) -> Any:
         connection = await asyncpg.connect(self.databases[service])
         try:
@@ -256,3 +242,19 @@ class RealGround:
 
     def _plain(self, name: str) -> str:
         return name.removeprefix(self.prefix)
+
+
+async def activity(database: str) -> str:
+    """What the sessions of a database do and wait for, a line for each."""
+    connection = await asyncpg.connect(database)
+    try:
+        rows = await connection.fetch(
+            "select pid, state, wait_event_type, wait_event, now() - xact_start as open, "
+            "pg_blocking_pids(pid) as behind, left(query, 300) as query, "
+            "(select string_agg(mode || classid || '/' || objid || granted, ' ') from pg_locks l "
+            "where l.pid = a.pid and locktype = 'advisory') as locks from pg_stat_activity a "
+            "where datname = current_database() and pid <> pg_backend_pid() order by xact_start"
+        )
+        return "\n".join(str(dict(row)) for row in rows)
+    finally:
+        await connection.close()

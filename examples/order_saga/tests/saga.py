@@ -1,24 +1,67 @@
-"""The saga in a world of its own, and the auditor who compares what its services have written down."""
+"""The saga on a stage of its own, and the auditor who compares what its services have written down."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from random import Random
+from typing import Any, Protocol
 
 from examples.order_saga.payments import CardCompany
-from examples.order_saga.placing import ENDS, OrderCancellationRequested, OrderPlaced
-from microflow.testing import World
+from examples.order_saga.placing import ENDS, Order, OrderCancellationRequested, OrderPlaced
+from microflow import Event
+
+
+class Seen(Protocol):
+    """An event in the log."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def flow(self) -> str: ...
+
+
+class GivenUp(Protocol):
+    """A dead letter."""
+
+    @property
+    def error(self) -> str: ...
+
+
+class Books(Protocol):
+    """A service's own tables."""
+
+    async def fetch(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]: ...
+
+
+class Stage(Protocol):
+    """Where the five services play: a `World` here, processes on real servers in the fault tests of microflow."""
+
+    async def emit(self, event: Event, *, correlation_id: str | None = None, id: str | None = None) -> str: ...  # noqa: A002
+    async def settle(self) -> None: ...
+    async def advance(self, duration: timedelta) -> None: ...
+    async def crash(self, service: str) -> None: ...
+    def events(self, *, flow: str | None = None) -> Sequence[Seen]: ...
+    def dead_letters(self, service: str | None = None) -> Sequence[GivenUp]: ...
+    def connection(self, service: str) -> Books: ...
 
 
 @dataclass(frozen=True)
 class Saga:
-    """A world with the five services, the card company's ledger, and what was on the shelf at the beginning."""
+    """A stage with the five services, the card company's ledger, and what was on the shelf at the beginning.
 
-    world: World
+    `as_written` is what the rows of a table are ordered by to be in the order in which they were written.
+    """
+
+    world: Stage
     company: CardCompany
     shelf: Mapping[str, int]
+    as_written: str = "rowid"
 
     async def place(
         self, order_id: str = "o-1", *, items: Mapping[str, int] | None = None, card: str = "4000-good"
@@ -40,14 +83,34 @@ class Saga:
     def ends(self, order_id: str = "o-1") -> list[str]:
         return [event_type for event_type in self.road(order_id) if event_type in ENDS]
 
+    def all_ends(self) -> dict[str, list[str]]:
+        """The ends of all orders."""
+        ends: dict[str, dict[str, str]] = {}
+        for event in self.world.events():
+            if event.type in ENDS:
+                ends.setdefault(event.flow, {})[event.id] = event.type
+        return {order_id: list(each.values()) for order_id, each in ends.items()}
+
     def ledger(self, movement: str) -> list[tuple[str, Decimal]]:
         """The payments that the card company has charged, declined or refunded, as its own ledger says."""
         rows = self.company.ledger.execute("select payment_id, amount from ledger where movement = ?", (movement,))
         return [(payment_id, Decimal(amount)) for payment_id, amount in rows]
 
     async def letters(self, order_id: str = "o-1") -> list[str]:
-        sql = "select letter from letters where order_id = $1"
+        sql = f"select letter from letters where order_id = $1 order by {self.as_written}"
         return [row["letter"] for row in await self.world.connection("customers").fetch(sql, order_id)]
+
+
+def mixed(orders: Sequence[Order], random: Random) -> list[tuple[Event, str, str]]:
+    """What these customers publish, with flow and id: mixed with each other, out of order, and some of it twice."""
+    publications: list[tuple[Event, str, str]] = [
+        (publication.event, order.order_id, f"{order.order_id}/{number}")
+        for order in orders
+        for number, publication in enumerate(order.publications)
+    ]
+    publications += random.sample(publications, len(publications) // 10)
+    random.shuffle(publications)
+    return publications
 
 
 async def audit(saga: Saga) -> Counter[str]:
@@ -105,7 +168,8 @@ async def audit_goods(saga: Saga, *, completed: set[str]) -> None:
 async def audit_letters(saga: Saga, endings: Sequence[tuple[str, str]]) -> None:
     """Every customer learns once how the order ended, and first that it was accepted, if it was."""
     letters: dict[str, list[str]] = {}
-    for order_id, letter in await read(saga, "customers", "select order_id, letter from letters"):
+    sql = f"select order_id, letter from letters order by {saga.as_written}"
+    for order_id, letter in await read(saga, "customers", sql):
         letters.setdefault(order_id, []).append(letter)
     for order_id, ending in endings:
         assert sum(letter.startswith(LETTERS[ending]) for letter in letters[order_id]) == 1
