@@ -41,26 +41,33 @@ async def stop_producer(producer: AIOKafkaProducer, *, within: float) -> None:
         if sender is None or sender.done():
             break
         await asyncio.wait([sender], timeout=0.02)
-    producer._message_accumulator.fail_all(Abandoned("the producer failed with another batch and was thrown away"))
+    await producer.client.close()  # what the sender did last may have opened another connection
+    accumulator = producer._message_accumulator
+    for batches in accumulator._batches.values():
+        # One that was to be tried again is not among the pending ones, and its end takes it out of them all the same.
+        accumulator._pending_batches.update(batches)
+    accumulator.fail_all(Abandoned("the producer failed with another batch and was thrown away"))
+    for batch in accumulator._pending_batches:
+        for ended in (batch.future, batch._drain_waiter):
+            if ended.done() and not ended.cancelled():
+                ended.exception()  # whoever still waits is told; whoever does not, was told before
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer, *, within: float) -> None:
-    """Leave the group and stop; a consumer that does not manage in time is cut off.
+    """Leave the group and stop; a consumer that does not manage, or not in time, is cut off.
 
     `AIOKafkaConsumer.stop` waits for a rebalance under way, and for a coordinator that does not answer.
     """
     stopping = asyncio.ensure_future(consumer.stop())
     await asyncio.wait([stopping], timeout=within)
-    if not stopping.done():
-        stopping.cancel()
+    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+        # Its connections are what it closes last: it never comes to that if one of its tasks ends in another way.
         tasks = [*_tasks_of(consumer), stopping]
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=1)
         with contextlib.suppress(Exception):
             await consumer._client.close()
-    elif not stopping.cancelled():
-        stopping.exception()
     for task in _tasks_of(consumer):
         if task.done() and not task.cancelled():
             task.exception()  # it was told where it happened
