@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ from microflow.errors import HandlerTimeout
 from microflow.execution import AT_ONCE, is_cancelled
 from microflow.handlers import Handler
 from microflow.key_queues import KeyQueue
-from microflow.ports import ClaimKey, OrderingKey, TopicPartition
+from microflow.ports import Blocked, ClaimKey, OrderingKey, TopicPartition
 from microflow.reports import Emission, Report, ReportedOutcome, look_away
 from microflow.runtime import Runtime
 from microflow.signals import Signal
@@ -50,8 +50,11 @@ class Lane:
         self._committed = committed
         self._parked = parked
         self._emitted = emitted
-        self._signal = Signal(runtime.clock)
-        self._lock = asyncio.Lock()
+        self._arrived = Signal(runtime.clock)
+        self._ready = Signal(runtime.clock)
+        self._admitting = asyncio.Lock()
+        self._committing = asyncio.Lock()
+        self._unsure: set[OrderingKey] = set()
         self._mailbox: deque[Execution] = deque()
         self._queues: dict[OrderingKey | bytes, KeyQueue] = {}
         self._adoption = Adoption(
@@ -70,14 +73,14 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether nothing is left to be done here."""
-        if self._mailbox or self._tasks or self._finished or self._lock.locked():
+        if self._mailbox or self._admitting.locked() or self.busy:
             return False
         return not self._adoption.is_anything_under_way or self._circuits.hold(self._queues)
 
     @property
     def busy(self) -> bool:
         """Whether something runs, or has run and is not committed."""
-        return bool(self._tasks or self._finished or self._lock.locked())
+        return bool(self._tasks or self._finished or self._committing.locked())
 
     def executing(self) -> list[str]:
         """The handlers that run now, each as often as it runs."""
@@ -86,19 +89,25 @@ class Lane:
     def submit(self, executions: Iterable[Execution]) -> None:
         """Take the executions of a delivery, in the order in which their events stand in the log."""
         self._mailbox.extend(executions)
-        self._signal.set()
+        self._arrived.set()
 
-    async def run(self) -> None:
-        """Admit, execute and commit until cancelled."""
+    async def admit(self) -> None:
+        """Let what arrives begin, until cancelled; while a transaction is open, too."""
         while True:
-            await self._signal.wait()
-            while self._mailbox or self._finished:
-                async with self._lock:
+            await self._arrived.wait()
+            while self._mailbox:
+                async with self._admitting:
                     await self._admit()
-                    batch = self._gather()
-                    if batch:
-                        self._settle(batch, await self._step.commit(batch))
+
+    async def commit(self) -> None:
+        """Commit what is finished, until cancelled."""
+        while True:
+            await self._ready.wait()
+            while self._finished:
                 await self._let_run()
+                async with self._committing:
+                    if batch := self._gather():
+                        self._settle(batch, await self._step.commit(batch))
 
     async def _let_run(self) -> None:
         """Let executions begin, and those follow that wait for a place, as long as each turn of the loop ends some."""
@@ -133,8 +142,8 @@ class Lane:
 
     @asynccontextmanager
     async def between_transactions(self) -> AsyncIterator[None]:
-        """Wait for the open transaction, if there is one, and let none begin meanwhile."""
-        async with self._lock:
+        """Wait for the open transaction, if there is one; let none begin meanwhile, and nothing arrive."""
+        async with self._admitting, self._committing:
             yield
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
@@ -164,13 +173,7 @@ class Lane:
         arrived = [self._mailbox.popleft() for _ in range(min(len(self._mailbox), self._runtime.limits.batch))]
         if not arrived:
             return
-        fresh = [each.claim_key for each in arrived if each.parked is None]
-        keys = {each.delivery.ordering for each in arrived} - {None}
-        store, insist = self._runtime.store, self._runtime.outages.insist
-        seen = await insist(lambda: store.inbox.seen(fresh)) if fresh else {}
-        blocked = await insist(lambda: store.parking.blocked([key for key in keys if key is not None]))
-        if again := [each.claim_key for each in arrived if each.delivery.sent_again and each.claim_key in seen]:
-            await insist(lambda: self._redrive(again))
+        seen, blocked = await self._look_up(arrived)
         touched: dict[OrderingKey | bytes, None] = {}
         for execution in arrived:
             if not self._runtime.assignment.owns(execution.delivery.home):
@@ -197,6 +200,25 @@ class Lane:
             self._advance(name)
         if len(seen) > 0:
             self._committed()  # by somebody, but it is the same to those who wait for it
+
+    async def _look_up(
+        self, arrived: Sequence[Execution]
+    ) -> tuple[Mapping[ClaimKey, bytes], Mapping[OrderingKey, Blocked]]:
+        """Which of the events that arrive are known already, and what of their keys is parked."""
+        store, insist = self._runtime.store, self._runtime.outages.insist
+        fresh = [each.claim_key for each in arrived if each.parked is None]
+        keys = {each.delivery.ordering for each in arrived if each.delivery.ordering is not None}
+        self._unsure.clear()
+        seen, blocked = await asyncio.gather(
+            insist(lambda: store.inbox.seen(fresh)), insist(lambda: store.parking.blocked(keys))
+        )
+        if again := [each.claim_key for each in arrived if each.delivery.sent_again and each.claim_key in seen]:
+            await insist(lambda: self._redrive(again))
+        while unsure := self._unsure & keys:  # a transaction has ended since, which may have parked some
+            self._unsure.clear()
+            now = await insist(lambda: store.parking.blocked(unsure))
+            blocked = {key: each for key, each in blocked.items() if key not in unsure} | dict(now)
+        return seen, blocked
 
     async def _redrive(self, claims: Collection[ClaimKey]) -> None:
         """Somebody has sent events again for handlers that gave them up: the dead letters go back to those."""
@@ -240,7 +262,7 @@ class Lane:
     def _finish(self, execution: Execution) -> None:
         execution.state = State.FINISHED
         self._finished.append(execution)
-        self._signal.set()
+        self._ready.set()
 
     def _start(self) -> None:
         while self._runnable and len(self._tasks) < self._runtime.limits.concurrency:
@@ -344,6 +366,9 @@ class Lane:
         self._finished = deque(each for each in self._finished if each.state is State.FINISHED)
 
     def _conclude(self, execution: Execution, outcome: ReportedOutcome) -> None:
+        changes_parked = execution.parks or execution.parked is not None
+        if changes_parked and execution.delivery.ordering is not None and self._admitting.locked():
+            self._unsure.add(execution.delivery.ordering)
         # A duplicate parks, too: its row may be what a commit left whose answer was lost.
         self._remove(execution, parked=execution.parks)
         self._finish_delivery(execution)

@@ -123,7 +123,8 @@ class Worker:
         await self._relay.learn(set(definition.emitted.values()), version=self._registration.version)
         self._begin(runtime.deadlines.run(), "deadlines")
         for lane in self._lanes:
-            self._begin(lane.run(), "lane")
+            self._begin(lane.admit(), "arrivals of a lane")
+            self._begin(lane.commit(), "commits of a lane")
         self._begin(self._caution.run(), "caution")
         self._begin(self._circuits.run(), "circuits")
         self._begin(self._caps.run(), "caps")

@@ -277,6 +277,58 @@ async def test_an_unreadable_record_behind_a_write_that_fails_waits_its_turn_and
 
 
 @virtual
+async def test_what_arrives_begins_while_a_transaction_is_open() -> None:
+    """Rule 2: nobody waits for a commit but those of the key."""
+    gate, moments, begun = Gate(), Moments(), list[str]()
+
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        begun.append(order.order)
+        context.write(WRITE, "accept", order.order)
+
+    async with bench() as it:
+        await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        moments.plan("commit", lambda: gate.pass_through("commit"))
+        await it.emit(Placed(order="a"))
+        await it.until(lambda: gate.waiting)
+        await it.emit(Placed(order="b"))
+        await it.until(lambda: begun == ["a", "b"])
+        gate.open()
+        await it.settle()
+
+        assert await it.effects() == ["a", "b"]
+
+
+@virtual
+async def test_what_arrives_while_an_earlier_event_of_its_key_is_parked_waits_for_it() -> None:
+    """Rule 7. What it was told of its key may be older than the commit that parked the earlier one."""
+    gate, moments = Gate(), Moments()
+
+    @on("Placed", retry=SOON)
+    async def accept(order: Placed, context: Context) -> None:
+        if order.number == 0 and context.attempt == 1:
+            await gate.pass_through("0")
+            raise ValueError("not yet")
+        context.write(WRITE, "accept", str(order.number))
+
+    async with bench() as it:
+        await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        await it.emit(Placed(order="a", number=0))
+        await it.until(lambda: gate.waiting)
+        moments.plan("after parking.blocked", lambda: gate.pass_through("told"))
+        await it.emit(Placed(order="a", number=1))
+        await it.until(lambda: len(gate.waiting) == 2)
+        gate.open("0")
+        await it.pass_time(0.1)
+        assert await it.parked() == 1
+        gate.open()
+        await it.pass_time(5)
+        await it.settle()
+
+        assert await it.effects() == ["0", "1"]
+
+
+@virtual
 async def test_one_slow_call_delays_its_own_key_only() -> None:
     """Rule 2: "a transaction is formed from finished executions and never waits for a running one"."""
     gate = Gate()
