@@ -19,7 +19,7 @@ from aiokafka.structs import TopicPartition as Place
 
 from microflow.clocks import SystemClock
 from microflow.hosting import running
-from microflow.ports import Record, TopicLayout
+from microflow.ports import Record, TopicLayout, TopicPartition
 from microflow.reports import Report
 from microflow.service import Service
 from microflow.settings import Settings
@@ -180,6 +180,36 @@ async def test_records_deleted_before_they_were_read_are_told_with_their_number(
 
     assert stage.handled == [0, 1, 2, 7]
     assert stage.told(f"4 records of {stage.topic}[0] were deleted before they were read, 3 to 6")
+
+
+@pytest.mark.parametrize("then", [1, 2])
+@asynchronous
+async def test_who_begins_where_records_are_gone_is_told_before_they_are_passed_over(stage: Stage, then: int) -> None:
+    """They were there a moment ago, when it was looked where to begin. Who insists is not told for ever."""
+    await stage.create()
+    await stage.place(0, 1, 2)
+    async with stage.admin() as admin:
+        await admin.delete_records({Place(stage.topic, 0): RecordsToDelete(2)})
+    begun: list[int] = []
+
+    class Reader:
+        async def revoked(self, partitions: frozenset[TopicPartition]) -> None: ...
+
+        async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+            (partition,) = partitions
+            begun.append(then if begun else 1)
+            subscription.seek(partition, begun[-1])
+
+    records: list[Record] = []
+    async with (
+        asyncio.timeout(AT_MOST),
+        stage.transport() as transport,
+        transport.subscribe([stage.topic], group=stage.name, listener=Reader()) as subscription,
+    ):
+        while not records:
+            records += await subscription.fetch(max_records=10, wait=timedelta(milliseconds=100))
+
+    assert (begun, [record.offset for record in records]) == ([1, then], [2])
 
 
 @asynchronous

@@ -37,6 +37,7 @@ class KafkaSubscription:
         self._group = group
         self._closed = False
         self._bell: asyncio.Future[None] | None = None
+        self._missed: dict[TopicPartition, int] = {}
         self._following = Following(client, topics, names, group=group, listener=listener, ring=self._ring)
 
     async def fetch(self, *, max_records: int, wait: timedelta) -> Sequence[Record]:
@@ -154,8 +155,10 @@ class KafkaSubscription:
         if bounds is None or reading is not self._following.reading:
             return False
         position = reading.positions[partition]
-        if reading.has_read(partition) and not bounds.beginning <= position <= bounds.end:
-            # It was there when it was reached. Who reads has to know that it is not any more, and begins anew.
+        is_there = bounds.beginning <= position <= bounds.end
+        if not is_there and (reading.has_read(partition) or self._missed.get(partition) != position):
+            # Who reads has to know that it is not there any more, and begins anew: if where it was, it has been told.
+            self._missed[partition] = position
             self._following.doubt()
             reading.rest(partition)
             return True
