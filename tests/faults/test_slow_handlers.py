@@ -112,6 +112,7 @@ def test_a_handler_takes_its_time_through_a_fault(
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(1800)
 def test_a_handler_takes_its_time_through_one_fault_after_the_other(
     nursery: Nursery, tmp_path: Path, broker: Kafka, database: Postgres, recovery: Recovery
 ) -> None:
