@@ -51,7 +51,7 @@ def test_every_order_ends_once_and_the_money_adds_up_while_processes_die_and_sto
         orders = list(islice(placing.orders(seed), count))
         begun = time.monotonic()
         placed = place(processes, orders, chance, rate=rate, every=every)
-        rested = processes.come_to_rest(at_most=max(SOON, count / rate))
+        rested = processes.come_to_rest(at_most=max(SOON, count / 10))
         took = time.monotonic() - begun
         faults = f"{processes.faults.total() - processes.faults['spared']} faults"
         recovery(f"order saga, {count} orders, {faults}, after the last of them all at rest", rested)
