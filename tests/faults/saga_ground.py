@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from examples.order_saga import customers, inventory, orders, payments, shipping
 from examples.order_saga.payments import CardCompany
@@ -64,6 +64,7 @@ class SagaGround:
         self._background = self._stack.enter_context(closing(Background()))
         self._follower = self._run(LogFollower.start(kafka, TOPICS, prefix=""))
         self._stack.callback(lambda: self._run(self._follower.stop()))
+        self._kafka = kafka
         self._producer = self._run(_producer(kafka))
         self._stack.callback(lambda: self._run(self._producer.stop()))
         self._connections: dict[str, asyncpg.Connection[Any]] = {}
@@ -86,6 +87,10 @@ class SagaGround:
         partition = self._partitioner.partition(sealed.key, partitions=PARTITIONS)
         self._run(self._send(Record(sealed.topic, partition, sealed.key, sealed.value, sealed.headers)))
         return sealed.id
+
+    def repeat(self) -> None:
+        """Publish every event of the services that is in the log now once more, as a relay that crashed would."""
+        self._run(self._repeat())
 
     def log(self) -> Sequence[Logged]:
         """All records, in order of topics, partitions and offsets."""
@@ -133,6 +138,23 @@ class SagaGround:
         await self._producer.send_and_wait(
             record.topic, record.value, key=record.key, partition=record.partition, headers=list(record.headers)
         )
+
+    async def _repeat(self) -> None:
+        ends = await self._follower.all_ends()
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._kafka, auto_offset_reset="earliest", enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            places = {TopicPartition(*place): end for place, end in ends.items() if end}
+            consumer.assign(list(places))
+            while any([await consumer.position(place) < end for place, end in places.items()]):
+                for place, records in (await consumer.getmany(timeout_ms=200)).items():
+                    for each in (each for each in records if each.offset < places[place]):
+                        headers = tuple(each.headers)
+                        await self._send(Record(each.topic, each.partition, each.key, each.value, headers))
+        finally:
+            await consumer.stop()
 
     async def _work_left(self) -> Mapping[str, Any]:
         ends = await self._follower.all_ends()
