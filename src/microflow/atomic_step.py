@@ -244,6 +244,7 @@ class AtomicStep:
         if transaction.failure is not None:
             raise _HandlerFailed(execution, transaction.failure)
         await self._write(transaction, execution, outcome.writes)
+        runtime.circuits.ran(execution)
         return outcome
 
     def _collect(self, changes: Changes, execution: Execution, inside: Succeeded | None) -> None:
@@ -283,8 +284,9 @@ class AtomicStep:
         self, parts: list[list[Execution]], failed: Execution, error: BaseException, settled: Settled
     ) -> None:
         settled.failed.append(failed)
+        returned = isinstance(failed.outcome, Succeeded)
         failed.outcome = outcome = self._runtime.judge(failed, error)
-        self._runtime.circuits.failed(failed, outcome)
+        self._runtime.circuits.failed(failed, outcome, returned=returned)
         for part in parts:
             behind = {each for each in part if _is_behind(each, failed)}
             part[:] = [each for each in part if each not in behind]

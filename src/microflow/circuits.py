@@ -31,11 +31,13 @@ Queue: TypeAlias = OrderingKey | bytes
 
 @dataclass(slots=True)
 class _Circuit:
-    """What is known of one handler. While it is open it rests until an instant; then one event tries, if there is one:
-    without one it is in want."""
+    """What is known of one handler. `failing` are the keys that it fails for since it last returned, `refused` those of
+    which the database would not take what it returned, since it last took something. While it is open it rests until an
+    instant; then one event tries, if there is one: without one it is in want."""
 
     handler: Handler
     failing: set[Queue] = field(default_factory=set)
+    refused: set[Queue] = field(default_factory=set)
     is_open: bool = False
     rests_until: timedelta | None = None
     rest: timedelta = FIRST_REST
@@ -119,8 +121,14 @@ class Circuits:
             circuit.waiting[execution.delivery.queue] = go_on
         return True
 
-    def failed(self, execution: Execution, outcome: Failed) -> None:
-        """A handler has failed. That it refuses an event, or cannot read it, is that event's own fault."""
+    def ran(self, execution: Execution) -> None:
+        """A handler has returned. Hundreds may have by the time that the first of them is committed."""
+        if execution.handler is not None and execution.handler.name in self._troubled:
+            self._circuits[execution.handler.name].failing.clear()
+
+    def failed(self, execution: Execution, outcome: Failed, *, returned: bool = False) -> None:
+        """A handler has failed, or what it `returned` was refused. That it refuses an event, or cannot read it, is that
+        event's own fault."""
         if execution.handler is None:
             return
         circuit = self._circuits[execution.handler.name]
@@ -136,8 +144,8 @@ class Circuits:
         elif not is_own_fault and execution.attempt == 1:
             # What is tried again is what had failed: that all of it fails once more says nothing of the others.
             self._troubled.add(circuit.handler.name)
-            circuit.failing.add(execution.delivery.queue)
-            if len(circuit.failing) >= self._failures:
+            (circuit.refused if returned else circuit.failing).add(execution.delivery.queue)
+            if max(len(circuit.failing), len(circuit.refused)) >= self._failures:
                 self._break(circuit, outcome)
 
     def learn(self, committed: Iterable[Execution]) -> None:
@@ -150,6 +158,7 @@ class Circuits:
             circuit = self._circuits[execution.handler.name]
             self._troubled.discard(circuit.handler.name)
             circuit.failing.clear()
+            circuit.refused.clear()
             if circuit.is_open:
                 self._close(circuit)
 
@@ -180,7 +189,7 @@ class Circuits:
             "parked or given up meanwhile; one event at a time tries again",
             circuit.handler.where,
             circuit.handler.name,
-            len(circuit.failing),
+            max(len(circuit.failing), len(circuit.refused)),
             ", ".join(sorted(circuit.topics)),
             circuit.error,
         )

@@ -278,7 +278,8 @@ class Lane:
     async def _execute(self, execution: Execution) -> None:
         runtime, handler = self._runtime, execution.handler
         assert handler is not None
-        started = runtime.clock.monotonic()
+        is_observed = runtime.observe is not look_away
+        started = runtime.clock.monotonic() if is_observed else NO_TIME
         task = self._tasks[execution]
         outcome: Succeeded | Failed
         try:
@@ -299,7 +300,8 @@ class Lane:
         finally:
             runtime.deadlines.forget(task, handler)
             del self._tasks[execution]
-        execution.took = runtime.clock.monotonic() - started
+        if is_observed:
+            execution.took = runtime.clock.monotonic() - started
         self._take_outcome(execution, outcome)
         self._advance(execution.delivery.queue)
         self._start()
@@ -315,6 +317,8 @@ class Lane:
         execution.state = State.FINISHED
         if isinstance(outcome, Failed):
             self._circuits.failed(execution, outcome)
+        else:
+            self._circuits.ran(execution)
         if execution.orphan:
             self._adoption.outlived(execution)
         elif execution.recalled:

@@ -229,6 +229,36 @@ async def test_what_is_the_fault_of_single_events_opens_no_circuit(fault: str) -
         assert len(await it.dead_letters()) == (20 if fault == "now and then" else 40)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@virtual
+async def test_failures_between_successes_open_no_circuit_although_none_is_committed_yet(
+    inside: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule 22: many in a row, and a batch is not a row."""
+
+    @on("Placed", retry=Retry.never())
+    async def outside_of_it(order: Placed, context: Context) -> None:
+        if order.number % 10 == 0:
+            raise ValueError("a bug for some events")
+        context.write(WRITE, "charge", order.order)
+
+    @on("Placed", retry=Retry.never())
+    async def inside_of_it(order: Placed, connection: Connection) -> None:
+        if order.number % 10 == 0:
+            raise ValueError("a bug for some events")
+        await connection.execute(WRITE, "charge", order.order)
+
+    async with bench() as it:
+        with telling(caplog):
+            await it.start(inside_of_it if inside else outside_of_it, limits=Limits(failing_keys=5))
+            await it.emit(*orders(300))
+            await it.settle()
+
+        assert "in a row" not in caplog.text
+        assert len(await it.dead_letters()) == 30
+        assert len(await it.effects()) == 270
+
+
 @virtual
 async def test_retries_that_fail_again_open_no_circuit() -> None:
     """Rule 22 is for a handler that fails, whatever the event; what is tried again is a choice of the bad ones."""
