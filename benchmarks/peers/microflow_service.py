@@ -35,19 +35,20 @@ async def work(peer: Peer) -> None:
     def observe(report: Report) -> None:
         if report.outcome not in {"done", "duplicate"}:
             say(failure=f"{report.handler} ended with {report.outcome}: {report.error!r}")
-        if peer.instants:
-            committed.append((report.event_id, time.monotonic(), [each.id for each in report.emitted]))
+        committed.append((report.event_id, time.monotonic(), [each.id for each in report.emitted]))
 
-    async def note_the_first(call_next, event, context):  # type: ignore[no-untyped-def]
-        peer.begin()
-        if peer.instants:
-            called.setdefault(context.event_id, time.monotonic())
+    async def note_the_call(call_next, event, context):  # type: ignore[no-untyped-def]
+        called.setdefault(context.event_id, time.monotonic())
         return await call_next(event, context)
 
-    service.middleware = (note_the_first,)
+    if peer.instants:
+        service.middleware = (note_the_call,)
+    if peer.service == "first":
+        module.AT_FIRST.append(peer.begin)
+    onlooker = {"observe": observe} if peer.instants else {}
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with running(service, settings=replace(settings, topics=topics), observe=observe):
+    async with running(service, settings=replace(settings, topics=topics), **onlooker):
         collect_seldom()
         if peer.instants:
             say(ready=True)

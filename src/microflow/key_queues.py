@@ -7,6 +7,9 @@ from collections import deque
 from microflow.deliveries import Execution, Failed, Inside, Postponed, State
 from microflow.ports import Blocked
 
+MUST_BE_COMMITTED = (Failed, Inside)
+"""After these the next execution of the key waits for the commit."""
+
 
 class KeyQueue:
     """The executions of one key, in order, and what of the key is parked."""
@@ -46,7 +49,7 @@ class KeyQueue:
         for execution in self.executions:
             if execution.state is State.WAITING:
                 return execution
-            if execution.state is State.RUNNING or isinstance(execution.outcome, Failed | Inside):
+            if execution.state is State.RUNNING or isinstance(execution.outcome, MUST_BE_COMMITTED):
                 return None
             if execution.delivery.mark is not None:  # the next one may end the process, and this one's result with it
                 return None
