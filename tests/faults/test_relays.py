@@ -18,6 +18,7 @@ from tests.faults.conftest import Recovery
 
 pytestmark = [pytest.mark.local_servers("kafka", "postgres"), pytest.mark.timeout(600)]
 
+NOW = "select clock_timestamp()::text"
 ROUNDS = [1, pytest.param(10, marks=pytest.mark.torture)]
 
 
@@ -38,7 +39,16 @@ def test_a_relay_of_each_service_is_a_zombie_that_repeats_and_reorders(
                     chain.revive(process)
                 for process in zombies:
                     chain.wait_until(lambda: chain.stopped(process), "it has records in hand", at_most=SOON)  # noqa: B023
+                stopped_at = {
+                    service: stand.ground.ask(service, "select clock_timestamp()::text") for service in SERVICES
+                }
                 recovery("a relay of each service stopped with records in hand", stand.works())
+                for service in SERVICES:
+                    chain.wait_until(
+                        lambda: not stand.ground.ask(service, waits_since(stopped_at[service])),  # noqa: B023
+                        f"others have published what the zombie of {service} has in hand",
+                        at_most=SOON,
+                    )
                 before = {service: len(late(stand, service)) for service in SERVICES}
 
                 for process in zombies:
@@ -51,6 +61,11 @@ def test_a_relay_of_each_service_is_a_zombie_that_repeats_and_reorders(
                     )
                 recovery("zombie relays of each service repeated and reordered records", stand.works())
         stand.judged(at_least=20)
+
+
+def waits_since(instant: str) -> str:
+    """The question whether anything is in an outbox that was there at an instant."""
+    return f"select exists (select 1 from microflow.outbox where created_at < '{instant}')"
 
 
 def late(stand: Stand, service: str) -> Sequence[Logged]:

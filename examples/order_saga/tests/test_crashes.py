@@ -19,7 +19,8 @@ async def test_at_whatever_moment_a_service_is_killed_every_order_ends_once(star
         for _ in range(3 * moment):
             await asyncio.sleep(0)
         await saga.world.crash(service)
-    await saga.come_to_rest()
+        if moment % 2:  # an event that was alone in hand in three deaths in a row would be taken for their cause
+            await saga.come_to_rest()
 
     assert await audit(saga) == {"completed": 20, "cancelled": 20}
 
