@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ async def assert_both_are_there(store: Store) -> None:
 @asynchronous
 async def test_sqlite3(tmp_path: Path) -> None:
     store = await opened(f"sqlite:///{tmp_path / 'web.db'}")
-    await execute("sqlite3", {"sqlite3": sqlite3, "path": tmp_path / "web.db"})
+    await execute("sqlite3", {"closing": closing, "sqlite3": sqlite3, "path": tmp_path / "web.db"})
 
     await assert_both_are_there(store)
     await store.close()
