@@ -17,7 +17,7 @@ REBALANCE = ("before revoke", "after revoke")
 SEEDS = [
     ("embedded", 0),
     ("embedded", 1),
-    pytest.param("real servers", 0, marks=pytest.mark.real_servers),
+    pytest.param("real servers", 0, marks=[pytest.mark.real_servers, pytest.mark.torture]),
 ]
 
 
