@@ -1,6 +1,6 @@
 """Measures services on real Kafka and PostgreSQL beside their neighbours, everything in one run on one machine.
 
-    make bench-production                                  about half an hour
+    make bench-production                                  about ten minutes
     make bench-production ARGUMENTS=--quick                to see that it runs; its figures say nothing
     make bench-production ARGUMENTS="--only microflow-2 faststream-batch"
 

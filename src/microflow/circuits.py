@@ -47,6 +47,10 @@ class _Circuit:
     error: str = ""
 
     @property
+    def in_a_row(self) -> int:
+        return max(len(self.failing), len(self.refused))
+
+    @property
     def topics(self) -> frozenset[str]:
         return frozenset(trigger.topic for trigger in self.handler.triggers)
 
@@ -145,7 +149,7 @@ class Circuits:
             # What is tried again is what had failed: that all of it fails once more says nothing of the others.
             self._troubled.add(circuit.handler.name)
             (circuit.refused if returned else circuit.failing).add(execution.delivery.queue)
-            if max(len(circuit.failing), len(circuit.refused)) >= self._failures:
+            if circuit.in_a_row >= self._failures:
                 self._break(circuit, outcome)
 
     def learn(self, committed: Iterable[Execution]) -> None:
@@ -189,7 +193,7 @@ class Circuits:
             "parked or given up meanwhile; one event at a time tries again",
             circuit.handler.where,
             circuit.handler.name,
-            max(len(circuit.failing), len(circuit.refused)),
+            circuit.in_a_row,
             ", ".join(sorted(circuit.topics)),
             circuit.error,
         )

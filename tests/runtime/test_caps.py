@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -21,6 +18,7 @@ from microflow.transports.local import LocalTransport
 from tests.runtime.bench import WRITE, Bench, Process, bench
 from tests.runtime.disturbed import DisturbedLog, DisturbedStore, Moments
 from tests.runtime.events import Accepted, Cancelled, Placed
+from tests.runtime.telling import telling, told
 from tests.runtime.virtual_loop import virtual
 
 IN_A_MINUTE = Retry(attempts=3, first_delay=timedelta(seconds=60), jitter=0)
@@ -67,22 +65,6 @@ async def call_off(it: Bench, count: int) -> None:
 
 def pressed(process: Process) -> list[tuple[str, str]]:
     return [(each.kind, each.name) for each in process.worker.pressed()]
-
-
-@contextmanager
-def telling(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    logger = logging.getLogger("microflow")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        with caplog.at_level(logging.INFO):
-            yield
-    finally:
-        logger.setLevel(before)
-
-
-def told(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
-    return [record.getMessage() for record in caplog.records if text in record.getMessage()]
 
 
 @virtual

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -22,6 +19,7 @@ from microflow.limits import Limits
 from microflow.retries import Retry
 from tests.runtime.bench import WRITE, Process, bench
 from tests.runtime.events import Accepted, Cancelled, Placed
+from tests.runtime.telling import telling, told
 from tests.runtime.virtual_loop import virtual
 
 PATIENT = Retry(attempts=50, first_delay=timedelta(seconds=1), jitter=0)
@@ -66,22 +64,6 @@ def orders(count: int, *, number: int = 0, keys: int | None = None) -> list[Mess
 
 def circuit(process: Process) -> list[str]:
     return [each.name for each in process.worker.pressed() if each.kind == "circuit"]
-
-
-@contextmanager
-def telling(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    logger = logging.getLogger("microflow")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        with caplog.at_level(logging.INFO):
-            yield
-    finally:
-        logger.setLevel(before)
-
-
-def told(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
-    return [record.getMessage() for record in caplog.records if text in record.getMessage()]
 
 
 @virtual
