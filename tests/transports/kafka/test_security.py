@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.server
 import logging
 import threading
@@ -52,12 +53,18 @@ async def opened(servers: str, **values: str) -> AsyncIterator[KafkaTransport]:
 
 
 async def told(servers: str, **values: str) -> TransportError:
-    """The error of an attempt to get in, which must not hold the password."""
+    """The error of an attempt to get in, which must not hold the password and leaves no connection open."""
+    before = open_connections()
     with pytest.raises(TransportError) as caught:
         async with opened(servers, **values):
             pass
+    assert not open_connections() - before
     assert PASSWORD not in f"{caught.value}{caught.value!r}"
     return caught.value
+
+
+def open_connections() -> set[asyncio.Transport]:
+    return {each for each in gc.get_objects() if isinstance(each, asyncio.Transport) and not each.is_closing()}
 
 
 def tls(broker: SecureBroker, **others: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient, CoordinationType
-from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -179,7 +179,21 @@ class Client:
         return reason
 
     async def _talk_to(self, host: str, port: int) -> None:
-        connection = await create_conn(host, port, **self.settings.one_connection())
+        closing: list[AIOKafkaConnection] = []
+        try:
+            connection = await create_conn(
+                host, port, on_close=lambda it, _: closing.append(it), **self.settings.one_connection()
+            )
+            try:
+                await self._question(connection)
+            finally:
+                connection.close()
+        finally:
+            # aiokafka does not wait when a login fails: TLS says goodbye, and what runs us may end before it is said.
+            if closing:
+                await asyncio.wait([connection.close() for connection in closing], timeout=FIRST_WORD)
+
+    async def _question(self, connection: AIOKafkaConnection) -> None:
         try:
             async with asyncio.timeout(FIRST_WORD):
                 if not (await connection.send(MetadataRequest([]))).brokers:
@@ -190,9 +204,6 @@ class Client:
                 raise kafka.IllegalSaslStateError from error
             # To a token that it does not take a broker answers by asking for more, and aiokafka does not look.
             raise kafka.AuthenticationFailedError("the broker does not go on after the login") from error
-        finally:
-            with contextlib.suppress(Exception):
-                await connection.close()
 
     async def _first_word(self, host: str, port: int) -> BaseException | None:
         """What somebody is who did not answer as a broker: None if nothing at all is said."""
@@ -204,7 +215,7 @@ class Client:
                     length = int.from_bytes(await reader.readexactly(4), "big")
                     return kafka.KafkaProtocolError() if length > LARGEST_ANSWER else None
                 finally:
-                    writer.close()
+                    writer.transport.abort()
         return None
 
 
