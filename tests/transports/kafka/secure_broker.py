@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.admin import CreateAclsRequest, DescribeAclsRequest
 
 from servers.kafka import Kafka
 from tests.transports.kafka.tools import run_tool
@@ -17,6 +22,12 @@ PASSWORD = "correct-horse-battery"
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
+
+# The numbers of Kafka's protocol.
+TOPIC, GROUP = 2, 3
+LITERAL, ALLOW = 3, 3
+OPERATIONS = {"Read": 3, "Write": 4, "Describe": 8}
+ANY_HOST = "*"
 
 LISTENERS = {
     "TLS": "SSL",
@@ -44,11 +55,19 @@ class SecureBroker:
     def file(self, name: str) -> str:
         return str(self.folder / name)
 
-    def permit(self, user: str, *rights: str) -> None:
-        """Give a user rights, in the words of Kafka's own tool: `--topic orders --operation Read`."""
-        for right in rights:
-            arguments = ["--add", "--allow-principal", f"User:{user}", *right.split()]
-            run_tool("org.apache.kafka.tools.AclCommand", "--bootstrap-server", self.plain, *arguments)
+    async def permit(self, user: str, operation: str, *, topic: str | None = None, group: str | None = None) -> None:
+        """Give a user a right, and return when the broker knows of it."""
+        resource = (TOPIC, topic) if topic is not None else (GROUP, group)
+        right = (*resource, LITERAL, f"User:{user}", ANY_HOST, OPERATIONS[operation], ALLOW)
+        client = AIOKafkaClient(bootstrap_servers=self.plain)
+        await client.bootstrap()
+        try:
+            [(code, said)] = (await client.send(client.get_random_node(), CreateAclsRequest(*right))).creation_responses
+            assert code == 0, said
+            while not (await client.send(client.get_random_node(), DescribeAclsRequest(*right))).resources:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        finally:
+            await client.close()
 
 
 @contextmanager
@@ -74,11 +93,15 @@ def secure_broker(folder: Path) -> Iterator[SecureBroker]:
         "super.users": "User:ANONYMOUS;User:anna;User:CN=us",
     }
     with Kafka(listeners=LISTENERS, properties=properties) as kafka:
-        for bits in (256, 512):
-            scram = f"SCRAM-SHA-{bits}=[password={PASSWORD}]"
-            arguments = ["--alter", "--add-config", scram, "--entity-type", "users", "--entity-name", "anna"]
-            run_tool("kafka.admin.ConfigCommand", "--bootstrap-server", kafka.address(), *arguments)
+        with ThreadPoolExecutor() as both:  # in one request the broker does not take them
+            list(both.map(lambda bits: _give_scram(kafka, bits), (256, 512)))
         yield SecureBroker(kafka, folder)
+
+
+def _give_scram(kafka: Kafka, bits: int) -> None:
+    scram = f"SCRAM-SHA-{bits}=[password={PASSWORD}]"
+    arguments = ["--alter", "--add-config", scram, "--entity-type", "users", "--entity-name", "anna"]
+    run_tool("kafka.admin.ConfigCommand", "--bootstrap-server", kafka.address(), *arguments)
 
 
 def _certificates(folder: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from microflow.conformance.transports.harness import LONG, Member, member_of, numbered, publish, refuses, values
 from microflow.errors import LogRefused, LogUnreachable, TopicRefused, TransportError
-from microflow.ports import TopicLayout
+from microflow.ports import TopicLayout, TopicPartition
 from microflow.transports.kafka import Given, KafkaTransport, read_client_settings
 from servers.ports import free_ports
 from tests.asynchronous import asynchronous
@@ -254,17 +254,18 @@ async def test_without_a_permission_nothing_is_published_and_the_error_says_what
         await admin.administration.create({topic: TopicLayout(partitions=1)})
 
         [unseen] = await transport.publish(numbered(topic, 1))
-        broker.permit("otto", f"--topic {topic} --operation Describe")
+        await broker.permit("otto", "Describe", topic=topic)
         [nothing] = await transport.publish(numbered(topic, 1))
-        broker.permit("otto", f"--topic {another} --operation Write")
+        await broker.permit("otto", "Write", topic=another)
         [refused] = await transport.publish(numbered(topic, 1))
-        broker.permit("otto", f"--topic {topic} --operation Write")
+        await broker.permit("otto", "Write", topic=topic)
         [taken] = await transport.publish(numbered(topic, 1))
 
     assert isinstance(unseen, TopicRefused)
     assert unseen.what == f"Kafka does not permit to look at {topic}."
     assert isinstance(nothing, LogRefused)
     assert nothing.what == "Kafka does not permit us to publish anything."
+    assert nothing.fix == f"kafka-acls.sh --add --allow-principal User:… --operation Write --topic {topic}"
     assert isinstance(refused, TopicRefused)
     assert refused.what == f"Kafka does not permit to write to {topic}[0]."
     assert taken is None
@@ -278,14 +279,14 @@ async def test_without_a_permission_nothing_is_read_and_with_the_least_a_service
     async with opened(broker.plain) as admin, opened(broker.address("LOGIN"), **OTTO) as transport:
         await admin.administration.create({topic: TopicLayout(partitions=1)})
         await publish(admin, *numbered(topic, 1))
-        broker.permit("otto", f"--topic {topic} --operation Describe")
+        await broker.permit("otto", "Describe", topic=topic)
         async with member_of(transport, [topic], group=topic) as member:
             no_group = await refuses(_fetch(member))
-            broker.permit("otto", f"--group {topic} --operation Read")
+            await broker.permit("otto", "Read", group=topic)
             no_topic = await refuses(_fetch(member))
             while "group" in no_topic.what:  # told before it was permitted
                 no_topic = await refuses(_fetch(member))
-            broker.permit("otto", f"--topic {topic} --operation Read")
+            await broker.permit("otto", "Read", topic=topic)
             while not member.records:
                 with contextlib.suppress(TransportError):
                     await member.fetch()
@@ -293,7 +294,72 @@ async def test_without_a_permission_nothing_is_read_and_with_the_least_a_service
     assert isinstance(no_group, LogRefused)
     assert isinstance(no_topic, TopicRefused)
     assert no_topic.what == f"Kafka does not permit to read {topic}[0] at 0."
+    assert f"--operation Read --topic {topic} " in (no_topic.fix or "")
     assert values(member.records) == [0]
+
+
+@asynchronous
+async def test_what_is_refused_is_left_at_once_by_who_was_told(broker: SecureBroker) -> None:
+    topic = f"left-{uuid.uuid4().hex}"
+    async with opened(broker.plain) as admin, opened(broker.address("LOGIN"), **OTTO) as transport:
+        await admin.administration.create({topic: TopicLayout(partitions=1)})
+        await broker.permit("otto", "Describe", topic=topic)
+        error: TransportError | None = None
+
+        async def until_told() -> None:
+            nonlocal error
+            async with transport.subscribe([topic], group=topic, listener=_Deaf()) as subscription:
+                while error is None:
+                    try:
+                        await subscription.fetch(max_records=1, wait=LONG)
+                    except TransportError as told:
+                        error = told
+
+        left, _ = await asyncio.wait([asyncio.create_task(until_told())], timeout=LONG.total_seconds())
+
+    assert left
+    assert isinstance(error, LogRefused)
+    assert f"--operation Read --group {topic} " in (error.fix or "")
+
+
+@asynchronous
+async def test_of_several_topics_those_are_named_that_may_not_be_looked_at(broker: SecureBroker) -> None:
+    seen, unseen = f"seen-{uuid.uuid4().hex}", f"unseen-{uuid.uuid4().hex}"
+    async with opened(broker.plain) as admin, opened(broker.address("LOGIN"), **OTTO) as transport:
+        await admin.administration.create({seen: TopicLayout(partitions=1), unseen: TopicLayout(partitions=1)})
+        await broker.permit("otto", "Describe", topic=seen)
+
+        error = await refuses(transport.topics.describe([seen, unseen]))
+
+    assert error.what == f"Kafka does not permit to look at {unseen}."
+
+
+# ── secrets ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+@asynchronous
+async def test_a_login_is_written_into_no_log(
+    mechanism: str, broker: SecureBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    login = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": mechanism, **ANNA}
+    with caplog.at_level(logging.DEBUG, "aiokafka"):
+        async with opened(broker.address("LOGIN"), **login) as transport:
+            await carries_events(transport)
+
+    assert "SaslHandShakeRequest" in caplog.text
+    assert "SaslAuthenticate" not in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+class _Deaf:
+    """A listener that is told nothing, because it gets nothing."""
+
+    async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        raise AssertionError(partitions)
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        raise AssertionError(partitions)
 
 
 async def _fetch(member: Member) -> object:

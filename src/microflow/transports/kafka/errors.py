@@ -17,14 +17,15 @@ _DENIED = (
 )
 
 
-def transport_error(cause: BaseException, *, doing: str) -> TransportError:
-    """The error for a request that a reachable broker refused, or that failed on its way. `doing` says which."""
+def transport_error(cause: BaseException, *, doing: str, needs: str | None = None) -> TransportError:
+    """The error for a request that a reachable broker refused, or that failed on its way. `doing` says which, and
+    `needs` the permission that it takes, in the words of kafka-acls.sh."""
     if isinstance(cause, TransportError):
         return cause
     if isinstance(cause, kafka.MessageSizeTooLargeError | kafka.RecordTooLargeError | kafka.RecordListTooLargeError):
         return RecordTooLarge(f"Kafka refused {doing}: a record is larger than it allows.")
     if isinstance(cause, _DENIED):
-        return _denied(cause, doing)
+        return _denied(cause, doing, needs)
     if isinstance(cause, kafka.InvalidTopicError):
         return TopicRefused(f"Kafka refused {doing}: no topic may have that name.", fix="Letters, digits, . _ and -")
     if isinstance(cause, kafka.UnknownTopicOrPartitionError):
@@ -114,17 +115,18 @@ def _expects_login(at: str) -> TransportError:
     )
 
 
-def _denied(cause: BaseException, doing: str) -> TransportError:
+def _denied(cause: BaseException, doing: str, needs: str | None) -> TransportError:
     resource = "topic"
     if isinstance(cause, kafka.GroupAuthorizationFailedError):
         resource = "group"
     elif isinstance(cause, kafka.ClusterAuthorizationFailedError):
         resource = "cluster"
+    permits = f"kafka-acls.sh --add --allow-principal User:… {needs or '…'}"
     kind = TopicRefused if resource == "topic" else LogRefused
     return kind(
         f"Kafka does not permit {doing}.",
         why=f"The user we are connected as lacks a permission on the {resource}.",
-        fix="kafka-acls --add --allow-principal User:… (docs/operations.md lists what a service needs)",
+        fix=f"{permits}   (docs/operations.md lists what a service needs)",
     )
 
 

@@ -214,8 +214,11 @@ class Following:
     async def _watch_over(self) -> None:
         """Return when the consumer must be replaced."""
         while True:
+            # Not `wait_for`: until Python 3.12 it swallows a cancellation that meets what it waits for, and `close`
+            # cancels right after a failure has been taken, which calls for attention.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._attention.wait(), LOOK_EVERY)
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._attention.wait()
             self._attention.clear()
             assert self._consumer is not None
             if not driver.is_alive(self._consumer):
@@ -231,7 +234,9 @@ class Following:
                 self._progress.forget()
                 self.fail(error)
             except kafka.KafkaError as error:
-                self.fail(transport_error(error, doing=f"to be a member of the group {self._group}"))
+                doing = f"to be a member of the group {self._group}"
+                needs = f"--operation Read --group {self._group}"
+                self.fail(transport_error(error, doing=doing, needs=needs))
 
     async def _tell_again(self) -> None:
         """Tell a listener that failed once more, or one whose partitions are not what they were."""

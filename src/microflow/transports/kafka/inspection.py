@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka import errors as kafka
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
+from microflow.errors import LogRefused
 from microflow.ports import GroupMember, GroupState, LogState, TopicState
 from microflow.transports.kafka.administration import MIN_IN_SYNC, RETENTION, layout_of
 from microflow.transports.kafka.client import Client, as_it_is, check
@@ -59,7 +60,12 @@ class KafkaInspection:
             return GroupState(members=who, may_join=_may(READ, allowed))
 
         of = self._client.coordinator_of(name)
-        return await self._client.ask(DescribeGroup(name), read, doing=f"to look at group {name}", of=of, within=WITHIN)
+        try:
+            return await self._client.ask(
+                DescribeGroup(name), read, doing=f"to look at group {name}", of=of, within=WITHIN
+            )
+        except LogRefused:  # not even who coordinates it is told
+            return GroupState(members=(), may_join=False)
 
     async def _settings(self, names: Collection[str]) -> dict[str, dict[str, str]]:
         if not names:

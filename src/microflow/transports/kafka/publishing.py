@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,7 @@ class Publisher:
     ) -> None:
         """Send the next batch of each stream, and drop the streams that have ended, well or badly."""
         try:
-            producer = await self._started()
+            producer = await self._started({each.topic for each in streams})
         except TransportError as error:
             for stream in streams.values():
                 _fail(stream, errors, error)
@@ -179,7 +179,11 @@ class Publisher:
                 if (error := future.exception()) is None:
                     self._slow.discard(partition)
                 else:
-                    failures[partition] = transport_error(error, doing=f"to write to {_named(partition)}")
+                    failures[partition] = transport_error(
+                        error,
+                        doing=f"to write to {_named(partition)}",
+                        needs=f"--operation Write --topic {partition.topic}",
+                    )
             if waiting:
                 late = waiting & slow or waiting
                 for future in late:
@@ -198,15 +202,15 @@ class Publisher:
 
     # ── producers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _started(self) -> AIOKafkaProducer:
+    async def _started(self, topics: Collection[str]) -> AIOKafkaProducer:
         if self._producer is not None:
             return self._producer
         async with self._starting:
             if self._producer is None:
-                self._producer = await self._start()
+                self._producer = await self._start(topics)
             return self._producer
 
-    async def _start(self) -> AIOKafkaProducer:
+    async def _start(self, topics: Collection[str]) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(**self._settings.producer(), enable_idempotence=True, acks="all", linger_ms=0)
         try:
             async with asyncio.timeout(self._settings.delivery_timeout_ms / 1000):
@@ -214,7 +218,7 @@ class Publisher:
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             await driver.stop_producer(producer, within=0)
             if isinstance(error, kafka.ClusterAuthorizationFailedError):
-                raise _denied() from error
+                raise _denied(topics) from error
             raise transport_error(error, doing="to publish") from error
         return producer
 
@@ -267,11 +271,13 @@ def _fail(stream: Stream, errors: list[TransportError | None], error: TransportE
         errors[index] = behind if isinstance(error, RecordTooLarge) else error
 
 
-def _denied() -> LogRefused:
+def _denied(topics: Collection[str]) -> LogRefused:
     return LogRefused(
         "Kafka does not permit us to publish anything.",
         why="The user we are connected as may write to no topic at all.",
-        fix="kafka-acls --add --allow-principal User:… --operation Write --topic …",
+        fix=" ".join(
+            ["kafka-acls.sh --add --allow-principal User:… --operation Write", *(f"--topic {each}" for each in topics)]
+        ),
     )
 
 

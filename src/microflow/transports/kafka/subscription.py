@@ -143,7 +143,8 @@ class KafkaSubscription:
                 continue
             reading.rest(partition)
             doing = f"to read {named([partition])} at {reading.positions.get(partition)}"
-            self._following.fail(transport_error(failure, doing=doing))
+            needs = f"--operation Read --topic {partition.topic}"
+            self._following.fail(transport_error(failure, doing=doing, needs=needs))
         return records
 
     async def _found_again(self, reading: Reading, partition: TopicPartition) -> bool:

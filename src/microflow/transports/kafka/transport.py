@@ -12,6 +12,7 @@ from microflow.transports.kafka.client import Client, as_it_is
 from microflow.transports.kafka.client_settings import ClientSettings
 from microflow.transports.kafka.inspection import KafkaInspection
 from microflow.transports.kafka.limits import TopicLimits
+from microflow.transports.kafka.logins import keep_logins_secret
 from microflow.transports.kafka.publishing import Publisher
 from microflow.transports.kafka.subscription import KafkaSubscription
 from microflow.transports.kafka.topics import KafkaTopics
@@ -36,6 +37,7 @@ class KafkaTransport:
     @classmethod
     async def open(cls, settings: ClientSettings) -> KafkaTransport:
         """Reach a cluster. Raises TransportError, with what to do about it."""
+        keep_logins_secret()
         client = Client(settings)
         await client.start()
         try:
