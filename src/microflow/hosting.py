@@ -20,6 +20,7 @@ from microflow.database_clock import DatabaseClock
 from microflow.fault_injection import read_fault
 from microflow.limits import Limits
 from microflow.lookout import Lookout
+from microflow.permissions import check_permissions
 from microflow.ports import Clock, Store
 from microflow.reaching import Reaching
 from microflow.readiness import Readiness
@@ -80,6 +81,7 @@ async def running(
         reaching = Reaching(settings, clock=machine)
         transport = await reaching.log()
         opened.push_async_callback(transport.close)
+        await check_permissions(definition, transport, settings)
         store = await reaching.store(definition.name)
         opened.push_async_callback(store.close)
         if clock is None:

@@ -173,7 +173,8 @@ class Intake:
             if isinstance(error, LogRefused | TopicRefused) and not self._has_joined:
                 raise  # nobody would see what is missing if the start waited for it
             if not self._stopping:
-                logger.warning("the log does not answer (%s); trying again", error)
+                does = "refuses us" if isinstance(error, LogRefused | TopicRefused) else "does not answer"
+                logger.warning("the log %s (%s); trying again", does, error)
                 await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
             return
         if not self._draining:

@@ -22,6 +22,7 @@ from microflow.cli.following import follow_flows
 from microflow.cli.look import Look
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
+from microflow.cli.serving import set_up
 from microflow.cli.stopping import Stopping
 from microflow.clocks import SystemClock
 from microflow.connect import connect_transport
@@ -53,13 +54,14 @@ class Order:
 
 def emit_events(order: Order, *, kafka: str | None, look: Look) -> int:
     """Publish what was asked for and return the exit code."""
-    settings = read_settings({"kafka": kafka})
+    settings = read_settings({"kafka": kafka, "log_level": look.log_level})
     if settings.kafka == MEMORY:
         raise SettingsError(
             "Nobody could read an event in a log in memory: it is gone when this command ends.",
             fix="Leave --log out, or say  --log local:PATH",
         )
     screen = Screen(look, log_format="console")
+    set_up(screen, settings)
     _refuse_bad_bytes(order)
     fields = read_fields(order.fields)
     form = _form(order, settings)

@@ -1,4 +1,5 @@
-"""What a database and a log are asked by those who look at them: `microflow db` and `doctor`, never a service."""
+"""What a database and a log are asked by those who look at them: `microflow db` and `doctor`. A service asks only what
+it may do, when it starts."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from microflow.cli.probes.findings import Finding, ok, problem
 from microflow.cli.probes.log import SharedLog, is_there
 from microflow.connect import look_at_database
+from microflow.errors import TopicRefused
+from microflow.permissions import permitting
 from microflow.ports import Bounds, GroupState, TopicPartition, Transport
 from microflow.service import Definition
 from microflow.settings import MEMORY, Settings
@@ -27,18 +29,21 @@ async def look_at_group(
     members = f"{len(group.members)} member{'s' if len(group.members) != 1 else ''}"
     return [
         ok(f"group {definition.name}", members, f"{lag:,} records to handle in {len(bounds)} partitions"),
-        *_of_members(definition.name, group, ours=transport.inspection.client_id),
+        *_of_members(definition.name, group, settings, ours=transport.inspection.client_id),
         *_lost(definition.name, bounds, watermarks, target=target),
     ]
 
 
 async def _bounds(transport: Transport, definition: Definition) -> Mapping[TopicPartition, Bounds]:
-    described = await transport.topics.describe(definition.topics.keys())
+    try:
+        described = await transport.topics.describe(definition.topics.keys())
+    except TopicRefused:  # told by whoever looks at topics
+        return {}
     partitions = [TopicPartition(each.name, number) for each in described.values() for number in range(each.partitions)]
     return await transport.topics.bounds(partitions)
 
 
-def _of_members(name: str, group: GroupState, *, ours: str) -> Iterator[Finding]:
+def _of_members(name: str, group: GroupState, settings: Settings, *, ours: str) -> Iterator[Finding]:
     for client_id, host in group.members:
         if client_id != ours:
             yield problem(
@@ -49,7 +54,7 @@ def _of_members(name: str, group: GroupState, *, ours: str) -> Iterator[Finding]
     if group.may_join is False:
         yield problem(
             f"group {name}: this user may not join it",
-            f"kafka-acls.sh --add --allow-principal User:… --operation Read --group {name}",
+            permitting(settings, "Read", group=name),
         )
 
 

@@ -9,6 +9,7 @@ from microflow.cli.probes.log import SharedLog, is_there
 from microflow.cli.topic_plan import Need, Step, plan
 from microflow.connect import LOCAL
 from microflow.errors import nearest
+from microflow.permissions import permitting
 from microflow.ports import LogState, TopicState
 from microflow.settings import Settings
 
@@ -34,12 +35,13 @@ async def look_at_topics(
     behind = [step for step in steps if step.before is not None and _is_behind(step, steps)]
     findings += [_of_other_counts(step, steps, apply) for step in behind]
     for name, topic in state.topics.items():
-        findings += _forbidden(needs[name], topic)
+        findings += _forbidden(needs[name], topic, settings)
         if state.brokers > 1 or not settings.kafka.startswith(ON_THIS_MACHINE):
             findings += _unsafe(name, topic, state, apply)
-    there = len(state.topics)
+    there = len(layouts)
+    hidden = f", and {len(state.topics) - there} cannot be looked at" if there < len(state.topics) else ""
     made = " (the others are made when they are first named)" if makes_them and there < len(needs) else ""
-    return [ok(f"{there} of {len(needs)} topics exist{made}"), *findings]
+    return [ok(f"{there} of {len(needs)} topics exist{made}{hidden}"), *findings]
 
 
 def _missing(step: Step, known: Mapping[str, object], apply: str) -> Finding:
@@ -75,7 +77,7 @@ def _of_other_counts(step: Step, steps: Sequence[Step], apply: str) -> Finding:
     )
 
 
-def _forbidden(need: Need, topic: TopicState) -> Iterator[Finding]:
+def _forbidden(need: Need, topic: TopicState, settings: Settings) -> Iterator[Finding]:
     """What services need to do with a topic, and this user may not."""
     for may, who, verb, operation in (
         (topic.may_read, need.readers, "read", "Read"),
@@ -84,7 +86,7 @@ def _forbidden(need: Need, topic: TopicState) -> Iterator[Finding]:
         if who and may is False:
             yield problem(
                 f"topic {need.topic}: this user may not {verb} it, and {' and '.join(who)} must",
-                f"kafka-acls.sh --add --allow-principal User:… --operation {operation} --topic {need.topic}",
+                permitting(settings, operation, topic=need.topic),
             )
 
 
