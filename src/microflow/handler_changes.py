@@ -18,15 +18,17 @@ async def retire_handler(store: Store, name: str, *, now: datetime) -> int:
     Raises TargetError for one that nothing is known of, and MicroflowError while a process that lives has it.
     """
     registry = await checked(store, name, now=now)
+    if name in registry.handlers:
+        # First: while the others work, they park every event of its for whoever may come with it.
+        triggers = registry.handlers[name].triggers.keys()
+        await store.handlers.forget({name: triggers}, now=now, although_awaited=True)
+        await _check_nobodys(store, name, now=now)
     retired = 0
     while rows := await store.parking.waiting(name, limit=AT_ONCE):
         letters = await _letters(store, rows, now=now)
         async with store.transaction() as transaction:
             await transaction.write(Changes(dead_letters=letters))
         retired += len(rows)
-    if name in registry.handlers:
-        await store.handlers.forget({name: registry.handlers[name].triggers.keys()}, now=now)
-        await _check_nobodys(store, name, now=now)
     return retired
 
 

@@ -511,10 +511,13 @@ class Handlers(Protocol):
         """A process ends: it does not live any more."""
         ...
 
-    async def forget(self, gone: Mapping[str, Collection[Trigger]], *, now: datetime) -> frozenset[str]:
+    async def forget(
+        self, gone: Mapping[str, Collection[Trigger]], *, now: datetime, although_awaited: bool = False
+    ) -> frozenset[str]:
         """Forget triggers that no live process has, in a new version; return the handlers that lost their last one.
 
-        While events are parked for a handler it keeps its last triggers.
+        While events are parked for a handler it keeps its last triggers, unless they are to go `although_awaited`: then
+        no more events are parked for it once this returns.
         """
         ...
 

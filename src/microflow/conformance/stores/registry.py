@@ -220,6 +220,19 @@ async def a_handler_that_events_wait_for_keeps_its_last_triggers(harness: Harnes
 
 
 @registry.add()
+async def a_handler_that_is_to_go_although_events_wait_for_it_is_forgotten_at_once(harness: Harness) -> None:
+    """They are to go `although_awaited`: then no more events are parked for it once this returns."""
+    store = await harness.open()
+    before = await _register(store, {"take_payment": [ACCEPTED]}, until=NOW)
+    await park(store, parked(1))
+
+    assert await store.handlers.forget({"take_payment": [ACCEPTED]}, now=NOW, although_awaited=True) == {"take_payment"}
+
+    assert dict(await store.parking.counts()) == {"take_payment": 1}
+    await raised(RegistryChanged, lambda: _fence(store, before.version))
+
+
+@registry.add()
 async def a_renamed_handler_keeps_its_claims_its_parked_events_and_its_dead_letters(harness: Harness) -> None:
     """Give what a handler has claimed, and what is parked or dead for it, to another name."""
     store = await harness.open()

@@ -52,10 +52,13 @@ class PostgresHandlers:
     async def leave(self, *, owner: str) -> None:
         await self._sessions.fetch(SQL["leave"], self._service, owner)
 
-    async def forget(self, gone: Mapping[str, Collection[Trigger]], *, now: datetime) -> frozenset[str]:
+    async def forget(
+        self, gone: Mapping[str, Collection[Trigger]], *, now: datetime, although_awaited: bool = False
+    ) -> frozenset[str]:
         async with self._alone() as session:
             registry = await self._read(session, now)
-            waited_for = {row["name"] for row in await session.fetch(SQL["something waits"], self._service, list(gone))}
+            awaited = [] if although_awaited else await session.fetch(SQL["something waits"], self._service, list(gone))
+            waited_for = {row["name"] for row in awaited}
             going: dict[str, frozenset[Trigger]] = {}
             for name in gone.keys() & registry.handlers.keys():
                 forgotten = _nobodys(registry, name, gone[name])

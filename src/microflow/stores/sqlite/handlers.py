@@ -48,13 +48,15 @@ class SqliteHandlers:
         async with self._database.writing(synced=False) as connection:
             connection.execute(SQL["leave"], (self._service, owner))
 
-    async def forget(self, gone: Mapping[str, Collection[Trigger]], *, now: datetime) -> frozenset[str]:
+    async def forget(
+        self, gone: Mapping[str, Collection[Trigger]], *, now: datetime, although_awaited: bool = False
+    ) -> frozenset[str]:
         async with self._database.writing() as connection:
             registry = self._read(connection, now)
             forgotten: set[str] = set()
             changed = False
             for name, triggers in gone.items():
-                left = self._forget(connection, registry, name, triggers)
+                left = self._forget(connection, registry, name, triggers, although_awaited=although_awaited)
                 changed = changed or left is not None
                 if left is not None and not left:
                     forgotten.add(name)
@@ -83,7 +85,13 @@ class SqliteHandlers:
         return added > 0
 
     def _forget(
-        self, connection: sqlite3.Connection, registry: Registry, name: str, triggers: Collection[Trigger]
+        self,
+        connection: sqlite3.Connection,
+        registry: Registry,
+        name: str,
+        triggers: Collection[Trigger],
+        *,
+        although_awaited: bool,
     ) -> frozenset[Trigger] | None:
         """Forget what may be forgotten of a handler; return what is left of it, None if nothing was forgotten."""
         if name not in registry.handlers:
@@ -93,7 +101,8 @@ class SqliteHandlers:
         going = known & set(triggers) - live
         left = frozenset(known - going)
         number = NamesInTransaction(self._names, connection).handler(name)
-        if not going or (not left and connection.execute(SQL["something waits"], (number,)).fetchone()[0]):
+        keeps = not left and not although_awaited
+        if not going or (keeps and connection.execute(SQL["something waits"], (number,)).fetchone()[0]):
             return None
         rows = [(number, trigger.topic, trigger.event_type) for trigger in going]
         connection.executemany(SQL["forget trigger"], rows)
