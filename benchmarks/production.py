@@ -3,6 +3,7 @@
     make bench-production                                  about ten minutes
     make bench-production ARGUMENTS=--quick                to see that it runs; its figures say nothing
     make bench-production ARGUMENTS="--only microflow-2 faststream-batch"
+    make bench-production ARGUMENTS="--instead old-snapshot"
 
 What is compared, and how, is told in benchmarks/README.md. Prints a table, and the same figures as a line of JSON.
 The servers are those of MICROFLOW_KAFKA and MICROFLOW_DATABASE, whose role may create databases.
@@ -16,13 +17,14 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flow import BenchmarkError
 from hops import Hops, measure_hops
 from machine import describe_machine
+from old_snapshot import measure_beside_snapshot
 from real_latency import CALLED, RAW, measure_real_latency
 from scenery import Scenery, open_scenery
 
@@ -38,6 +40,8 @@ GOALS: Mapping[str, tuple[str, float]] = {
     "procrastinate": ("microflow-2", 130),
 }
 """Which of ours is to be how many times as fast as a neighbour."""
+BESIDE_SNAPSHOT = 0.9
+"""How fast a relay is to be beside an old snapshot, compared to one in a fresh table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,19 @@ async def _latency(scenery: Scenery, *, seconds: float) -> dict[str, Any]:
     return {"latency": latency}
 
 
+async def measure_relays(*, rounds: int, dead: int, rows: int) -> dict[str, Any]:
+    """A relay beside an old snapshot, and the same in a fresh table."""
+    async with open_scenery() as scenery:
+        describe_machine()
+        found = await measure_beside_snapshot(scenery, rounds=rounds, dead=dead, rows=rows)
+    ratio = statistics.median(found.beside_snapshot) / statistics.median(found.fresh)
+    write(f"\nA relay, rows/s, beside a snapshot that keeps {dead:,} dead rows and more: median (smallest to largest)")
+    for name, rates in (("fresh", found.fresh), ("beside the snapshot", found.beside_snapshot)):
+        write(f"  {name:<26} {statistics.median(rates):>10,.0f}   ({min(rates):,.0f} to {max(rates):,.0f})")
+    write(f"  ratio {ratio:.2f}, goal {BESIDE_SNAPSHOT:g}: {'reached' if ratio >= BESIDE_SNAPSHOT else 'missed'}")
+    return {"fresh": found.fresh, "beside_snapshot": found.beside_snapshot, "dead": dead, "ratio": ratio}
+
+
 def write(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -140,6 +157,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=20, metavar="SECONDS", help="0 leaves it out")
     parser.add_argument("--only", nargs="+", choices=[system.name for system in SYSTEMS], metavar="SYSTEM")
+    parser.add_argument("--instead", choices=["old-snapshot"], help="measure this, and none of the neighbours")
     arguments = parser.parse_args()
     if not {"MICROFLOW_KAFKA", "MICROFLOW_DATABASE"} <= os.environ.keys():
         parser.error(
@@ -150,8 +168,15 @@ def main() -> int:
     if arguments.quick:
         systems = [replace(each, events=max(each.events // 50, 20)) for each in systems]
         rounds, latency = 1, min(latency, 2)
+    work: Coroutine[Any, Any, dict[str, Any]]
+    if arguments.instead == "old-snapshot":
+        work = measure_relays(
+            rounds=rounds, dead=4_000 if arguments.quick else 500_000, rows=2_000 if arguments.quick else 50_000
+        )
+    else:
+        work = measure(systems, rounds=rounds, latency_seconds=latency)
     try:
-        figures = asyncio.run(measure(systems, rounds=rounds, latency_seconds=latency))
+        figures = asyncio.run(work)
     except BenchmarkError as error:
         sys.stderr.write(f"no figures: {error}\n")
         return 1

@@ -26,7 +26,12 @@ from servers.ports import LOOPBACK, free_ports
 from servers.processes import Process, ServerFailed
 
 STARTS_WITHIN = 120.0
-SETTINGS = {"max_connections": "200", "shared_buffers": "64MB", "wal_level": "logical"}
+SETTINGS = {
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "wal_level": "logical",
+    "max_prepared_transactions": "10",
+}
 # One call instead of one for each of a thousand files: a crash recovery of 0.2 s instead of 2.
 LINUX = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
 

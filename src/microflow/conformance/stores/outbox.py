@@ -382,6 +382,29 @@ async def a_row_that_was_committed_late_is_not_overtaken_within_a_scan(harness: 
     assert sorted(value or b"" for page in await _scan(other) for value in page) == [b"1", b"2", b"3", b"4", b"5"]
 
 
+@outbox.add(requires={"writers_at_once"})
+async def a_row_that_is_committed_after_later_ones_were_deleted_is_found(harness: Harness) -> None:
+    """All rows: however long ago those with higher positions were published and deleted."""
+    store, other = await harness.open(), await harness.open()
+    late = store.transaction()
+    transaction = await late.__aenter__()
+    await transaction.fence({}, keys={OrderingKey("payments", b"a")})
+    await transaction.write(Changes(outbox=[an_outbox_row(1, key=b"a")]))
+    for _ in range(5):
+        await _append(other, *(an_outbox_row(0, key=b"b") for _ in range(1_000)))
+        await other.outbox.delete([row.position for row in await _all(other)])
+        assert await _scan(other) == []
+
+    await late.__aexit__(None, None, None)
+
+    assert [kept.has_publisher for kept in await _append(other, _mine(2, key=b"a"), _mine(3, key=b"c"))] == [
+        False,
+        True,
+    ]
+    assert await _scan(other) == [[b"1", b"2", b"3"]]
+    assert (await other.outbox.status()).pending == 3
+
+
 @outbox.add()
 async def a_waiting_relay_is_woken_in_a_while_by_rows_that_have_a_publisher(harness: Harness) -> None:
     """For rows that have a publisher, a second or two later is soon enough: it may have died."""

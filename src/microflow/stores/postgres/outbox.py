@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
@@ -13,8 +14,9 @@ from microflow.ports import OutboxRow, OutboxStatus
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.locks import LEASES, REGISTRY
 from microflow.stores.postgres.notifications import Channel
-from microflow.stores.postgres.session import Row
+from microflow.stores.postgres.session import Row, Session
 from microflow.stores.postgres.sessions import Sessions
+from microflow.stores.postgres.settled import NOTHING, Settled
 from microflow.stores.postgres.silence import begin_alone
 
 SQL = statements(Path(__file__).with_name("outbox.sql"))
@@ -22,6 +24,8 @@ SQL = statements(Path(__file__).with_name("outbox.sql"))
 SHARDS = 64
 NOBODY = -1
 """A publisher that no row has."""
+DOUBT = 60.0
+"""In seconds: so often a scan begins at the first row whatever is settled. Somebody may have set positions back."""
 BEGIN_SCAN = """begin isolation level repeatable read read only;
 set local idle_in_transaction_session_timeout = '30s'"""
 """Between two pages their rows are published. A scan holds no locks, only the past."""
@@ -30,9 +34,11 @@ set local idle_in_transaction_session_timeout = '30s'"""
 class PostgresOutbox:
     """`microflow.ports.Outbox`."""
 
-    def __init__(self, sessions: Sessions, news: Channel) -> None:
+    def __init__(self, sessions: Sessions, news: Channel, settled: Settled) -> None:
         self._sessions = sessions
         self._news = news
+        self._settled = settled
+        self._began_at_the_beginning = float("-inf")
         self._held = 0
 
     @property
@@ -40,13 +46,16 @@ class PostgresOutbox:
         return SHARDS
 
     async def pending(self, *, after: int, limit: int, shards: Collection[int] | None = None) -> Sequence[OutboxRow]:
-        if shards is None or len(shards) >= SHARDS:
-            rows = await self._sessions.fetch(SQL["pending"], after, limit)
-        elif shards:
-            rows = await self._sessions.fetch(SQL["pending of shards"], after, limit, list(shards))
-        else:
+        if shards is not None and not shards:
             return []
-        return [_outbox_row(row) for row in rows]
+        few = shards is not None and len(shards) < SHARDS
+        sql = SQL["pending of shards" if few else "pending"]
+        others = (list(shards),) if few and shards is not None else ()
+
+        async def read(session: Session) -> Sequence[Row]:
+            return await session.fetch(sql, max(after, self._settled.up_to(session)), limit, *others)
+
+        return [_outbox_row(row) for row in await self._sessions.run(read)]
 
     @contextlib.asynccontextmanager
     async def scan(
@@ -64,7 +73,20 @@ class PostgresOutbox:
         few = shards is not None and len(shards) < SHARDS
         sql = SQL["page of shards" if few else "page"]
         others = (publisher, list(shards)) if few and shards is not None else (publisher,)
-        rows = await self._sessions.fetch(sql, -1, size, *others)
+        await self._look_how_far_it_is_settled()
+        now = asyncio.get_running_loop().time()
+        everything = now - self._began_at_the_beginning >= DOUBT
+
+        async def read(session: Session) -> Sequence[Row]:
+            known = self._settled.up_to(session)
+            rows = await session.fetch(sql, NOTHING if everything else known, size, *others)
+            if rows and rows[0]["position"] <= known:
+                self._settled.forget()
+            return rows
+
+        rows = await self._sessions.run(read)
+        if everything:
+            self._began_at_the_beginning = now
         if len(rows) < size:  # this is all there is, seen at one moment
             if rows:
                 yield [_outbox_row(row) for row in rows]
@@ -73,14 +95,22 @@ class PostgresOutbox:
         async with self._sessions.session() as session:
             with translated():
                 await session.script(BEGIN_SCAN)
-                cursor = await (await session.prepared(sql)).cursor(-1, None, *others)
+                known = self._settled.up_to(session)
+                cursor = await (await session.prepared(sql)).cursor(known, None, *others)
                 while rows := await cursor.fetch(size):
                     yield [_outbox_row(row) for row in rows]
                 await session.script("commit")
 
     async def delete(self, positions: Collection[int]) -> None:
-        if positions:
-            await self._sessions.fetch(SQL["delete"], list(positions))
+        if not positions:
+            return
+
+        async def forget(session: Session) -> None:
+            ((highest,),) = await session.fetch(SQL["delete"], list(positions))
+            self._settled.deleted(session, len(positions), highest=highest)
+
+        await self._sessions.run(forget)
+        await self._look_how_far_it_is_settled()
 
     async def lease(self, *, owner: str, now: datetime, until: datetime) -> frozenset[int]:
         async with self._sessions.session() as session:
@@ -100,11 +130,15 @@ class PostgresOutbox:
         await self._news.wait()
 
     async def status(self) -> OutboxStatus:
-        (row,) = await self._sessions.fetch(SQL["status"])
+        (row,) = await self._sessions.run(lambda session: session.fetch(SQL["status"], self._settled.up_to(session)))
         return OutboxStatus(row["pending"], row["oldest"])
 
     async def crowded(self, *, at_least: int) -> Mapping[str, int]:
-        return dict(await self._sessions.fetch(SQL["crowded"], at_least))
+        return dict(
+            await self._sessions.run(
+                lambda session: session.fetch(SQL["crowded"], at_least, self._settled.up_to(session))
+            )
+        )
 
     async def partition_counts(self, found: Mapping[str, int]) -> Mapping[str, int]:
         counts: dict[str, int] = dict(await self._sessions.fetch(SQL["partition counts"], list(found)))
@@ -124,6 +158,10 @@ class PostgresOutbox:
                 await session.fetch(SQL["switch"], topic, partitions)
                 await session.fetch(SQL["new version of every registry"])
                 await session.script("commit")
+
+    async def _look_how_far_it_is_settled(self) -> None:
+        if self._settled.is_worth_a_look:
+            await self._sessions.run(self._settled.look)
 
     def appended(self) -> None:
         """Rows were committed that have no publisher. A process that has all shards to publish need tell nobody."""

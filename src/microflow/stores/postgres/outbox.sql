@@ -22,19 +22,22 @@ order by position limit $2;
 
 -- Nobody waits until the disk has it: what comes back is published once more, and known by its claim (decision 0005).
 -- name: delete
-with unsynced as (select set_config('synchronous_commit', 'off', true))
-delete from microflow.outbox using unsynced where position = any($1::bigint[]);
+with unsynced as (select set_config('synchronous_commit', 'off', true)),
+gone as (delete from microflow.outbox using unsynced where position = any($1::bigint[]) returning position)
+select max(position) as highest from gone;
 
 -- name: status
-select count(*) as pending, (select created_at from microflow.outbox order by position limit 1) as oldest
-from microflow.outbox;
+select count(*) as pending,
+    (select created_at from microflow.outbox where position > $1 order by position limit 1) as oldest
+from microflow.outbox where position > $1;
 
 -- Positions are given in order, so how far they reach tells nearly always without counting.
 -- name: crowded
 select topic, count(*) as waiting
 from (
     select topic from microflow.outbox
-    where (select max(position) - min(position) + 1 from microflow.outbox) >= $1::bigint
+    where position > $2
+      and (select max(position) - min(position) + 1 from microflow.outbox where position > $2) >= $1::bigint
     order by position limit $1::bigint * 10
 ) as oldest
 group by topic having count(*) >= $1::bigint;

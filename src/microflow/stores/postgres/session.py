@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 from collections import OrderedDict
@@ -52,6 +53,13 @@ LOOKUPS: Mapping[str, str] = {
 
 T = TypeVar("T")
 
+_BIRTHS = itertools.count()
+
+
+def next_birth() -> int:
+    """A number that grows: a session with a lower one was connected before this call."""
+    return next(_BIRTHS)
+
 
 class Row(asyncpg.Record):  # type: ignore[misc]  # the driver has no types
     """A row of a result: a mapping from column name to value, indexed by position as well."""
@@ -76,6 +84,7 @@ class Session:
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
+        self.birth = next_birth()
         self._names = 0
         self._prepared: OrderedDict[str, PreparedStatement[Any]] = OrderedDict()
 

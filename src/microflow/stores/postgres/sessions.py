@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 from microflow.errors import StoreUnavailable
 from microflow.stores.postgres.errors import breaks_connection, translated
 from microflow.stores.postgres.session import Row, Session
 
 PATIENCE = timedelta(seconds=10)
+
+T = TypeVar("T")
 
 
 class Sessions:
@@ -40,10 +43,14 @@ class Sessions:
 
     async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
         """Run one statement by itself. Raises StoreError."""
+        return await self.run(lambda session: session.fetch(sql, *args))
+
+    async def run(self, use: Callable[[Session], Awaitable[T]]) -> T:
+        """Use one for statements that stand by themselves. Raises StoreError."""
         async with self.session() as session:
             try:
                 with translated():
-                    return await session.fetch(sql, *args)
+                    return await use(session)
             except asyncio.CancelledError:
                 session.hang_up()  # what it was doing goes on for a moment, and nobody waits for that
                 raise

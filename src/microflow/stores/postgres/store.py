@@ -28,6 +28,7 @@ from microflow.stores.postgres.parking import PostgresParking
 from microflow.stores.postgres.partitions import PostgresPartitions
 from microflow.stores.postgres.session import GUARANTEES, LOOKUPS, Address, Session
 from microflow.stores.postgres.sessions import Sessions
+from microflow.stores.postgres.settled import Settled
 from microflow.stores.postgres.suspects import PostgresSuspects
 from microflow.stores.postgres.transaction import PostgresTransaction
 
@@ -69,7 +70,8 @@ class PostgresStore:
         self.inbox = PostgresInbox(self._reading, names)
         self.parking = PostgresParking(self._reading, names, parked)
         self.dead_letters = PostgresDeadLetters(self._rare, names, parked)
-        self.outbox = PostgresOutbox(self._relaying, appended)
+        self._settled = Settled()
+        self.outbox = PostgresOutbox(self._relaying, appended, self._settled)
         self.handlers = PostgresHandlers(self._rare, names)
 
     @classmethod
@@ -92,7 +94,7 @@ class PostgresStore:
     @contextlib.asynccontextmanager
     async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[PostgresTransaction]:
         async with self._transactions.session() as session:
-            transaction = PostgresTransaction(session, self._names, self._open_session, pause=pause)
+            transaction = PostgresTransaction(session, self._names, self._settled, self._open_session, pause=pause)
             try:
                 yield transaction
                 await transaction.commit()

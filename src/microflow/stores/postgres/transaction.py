@@ -23,6 +23,7 @@ from microflow.stores.postgres.locks import ALONE, OUTBOX_KEY, PARTITION, REGIST
 from microflow.stores.postgres.names import Names
 from microflow.stores.postgres.parking import ParkingInTransaction
 from microflow.stores.postgres.session import Session
+from microflow.stores.postgres.settled import Settled
 
 SQL = statements(Path(__file__).with_name("write.sql"))
 
@@ -38,12 +39,19 @@ class PostgresTransaction:
     """`microflow.ports.Transaction` on a lane's connection. It begins with its first statement, in one round trip."""
 
     def __init__(
-        self, session: Session, names: Names, open_session: OpenSession, *, pause: timedelta | None = None
+        self,
+        session: Session,
+        names: Names,
+        settled: Settled,
+        open_session: OpenSession,
+        *,
+        pause: timedelta | None = None,
     ) -> None:
         self._begin_script = ["begin"] if pause is None else ["begin", _longest_pause(pause)]
         self._session = session
         self._open_session = open_session
         self._names = names
+        self._settled = settled
         self._locked: set[int] = set()
         self._connection = PostgresConnection(session, self._begin)
         self._parking = ParkingInTransaction(session, names)
@@ -185,6 +193,7 @@ class PostgresTransaction:
             [row.partition for row in rows],
             [numbers[partition] for partition in changes.watermarks],
             list(changes.watermarks.values()),
+            self._settled.up_to(self._session),
         )
         if self._inbox.transaction not in {None, told["transaction"]}:
             raise self._connection.ended()

@@ -1,8 +1,10 @@
 -- Whether somebody else has a row's key in hand is seen as of now, when the locks of the keys are held. The watermarks
--- come last: their rows are held until the commit, and other lanes of the service want them too.
+-- come last: their rows are held until the commit, and other lanes of the service want them too. What is settled ($11)
+-- is not looked through, and no index but that of the keys can answer the question in these words.
 -- name: write
 with given as (
-    select * from unnest(
+    select *, (hashtextextended(topic || ' ' || encode(key, 'hex'), 0) & 2147483647)::integer as spread
+    from unnest(
         $2::text[], $3::bytea[], $4::bytea[], $5::bytea[], $6::timestamptz[], $7::bigint[], $8::integer[]
     ) with ordinality as row (topic, key, value, headers, created_at, publisher, partition, place)
 ),
@@ -11,7 +13,8 @@ appended as (
     select $1, topic, key, value, headers, created_at,
         case when publisher is not null and (key is null or not exists (
             select 1 from microflow.outbox as other
-            where other.spread = (hashtextextended(given.topic || ' ' || encode(given.key, 'hex'), 0) & 2147483647)::integer
+            where (other.spread, other.position) > (given.spread, $11::bigint)
+              and (other.spread, other.position) <= (given.spread, 9223372036854775807)
               and other.topic = given.topic and other.key = given.key
               and other.publisher is distinct from given.publisher
         )) then publisher end,
