@@ -15,7 +15,7 @@ import yaml
 
 from microflow.cli.command import command
 from microflow.setting_values import span
-from microflow.settings import SETTINGS, TOPIC_SETTINGS
+from microflow.settings import LIMIT_SETTINGS, SETTINGS, TOPIC_SETTINGS
 
 FOLDER = Path(__file__).parents[1] / "docs" / "deploy"
 UNIT = (FOLDER / "payments.service").read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def test_a_pod_is_given_the_time_to_drain_and_is_asked_where_it_answers(
 
 @pytest.mark.parametrize("container", [each[2] for each in PODS], ids=[each[0] for each in PODS])
 def test_a_pod_s_command_and_variables_are_those_that_there_are(container: dict[str, Any]) -> None:
-    known = {setting.variable for setting in (*SETTINGS, *TOPIC_SETTINGS)}
+    known = {setting.variable for setting in (*SETTINGS, *LIMIT_SETTINGS, *TOPIC_SETTINGS)}
 
     check_command(container["command"])
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from microflow.errors import SettingsError
-from microflow.settings import SETTINGS, TOPIC_SETTINGS, Setting, TopicSettings, read_settings
+from microflow.limits import Limits
+from microflow.settings import LIMIT_SETTINGS, SETTINGS, TOPIC_SETTINGS, Setting, TopicSettings, read_settings
 
 README = Path(__file__).parents[1] / "README.md"
 NOT_FOR_USERS = {"fault"}
@@ -49,6 +51,15 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file_and_that_be
         ("[topic.orders]\npartitoins = 5", "topic.orders in {} has an unknown setting: partitoins.", "partitions?"),
         ("[topic]\nretenton = 5", "topic in {} has an unknown setting: retenton.", "Did you mean retention?"),
         ("[topic.orders]\npartitions = 0", "topic.orders.partitions in {}: 0 is no positive number.", ""),
+        ('drain = "9999999999d"', "drain in {}: 9999999999d is longer than anything lasts.", ""),
+        ("in_flight = 0", "in_flight in {}: 0 is no positive number.", ""),
+        ("failing_keys = -1", "failing_keys in {}: -1 is no positive number.", ""),
+        ("parked_per_handlers = 1", "{} has an unknown setting: parked_per_handlers.", "parked_per_handler?"),
+        ("inbox_retention = 7", "inbox_retention in {}: 7 of what? A span of time has a unit.", "7s"),
+        ('inbox_retention = "10s"', "inbox_retention in {}: '10s' is too short.", "60s or more."),
+        ("dead_letter_retention = 0", "dead_letter_retention in {}: 0 is too short.", "60s or more."),
+        ('careful_for = "0"', "careful_for in {}: '0' is too short.", "1s or more."),
+        ('careful_for = "forever"', "careful_for in {}: 'forever' is no span of time.", "25s"),
         ("topic = 5", "topic in {} is no table.", "[tool.microflow.topic]"),
         ("[topics.orders]\npartitions = 5", "topics.orders in {} is {{'partitions': 5}}", ""),
     ],
@@ -80,6 +91,41 @@ def test_how_a_topic_is_made_is_said_for_all_and_for_one(tmp_path: Path) -> None
     )
 
 
+TUNED = {
+    "batch": "50",
+    "in_flight": "200",
+    "failing_keys": "5",
+    "careful_for": "2m",
+    "parked_per_handler": "1000",
+    "outbox_per_destination": "2000",
+    "inbox_retention": "14d",
+    "dead_letter_retention": "forever",
+}
+AS_LIMITS = Limits(
+    batch=50,
+    in_flight=200,
+    failing_keys=5,
+    careful_for=timedelta(minutes=2),
+    parked_per_handler=1000,
+    outbox_per_destination=2000,
+    inbox_retention=timedelta(days=14),
+    dead_letter_retention=timedelta.max,
+)
+
+
+def test_the_bounds_of_a_service_are_tuned_in_a_file_or_by_variables(tmp_path: Path) -> None:
+    assert TUNED.keys() == {each.name for each in LIMIT_SETTINGS}
+    assert read_settings(environment={}, folder=tmp_path).limits == Limits()
+    variables = {f"MICROFLOW_{name.upper()}": value for name, value in TUNED.items()}
+    assert read_settings(environment=variables, folder=tmp_path).limits == AS_LIMITS
+
+    folder = in_file(tmp_path, "".join(f'{name} = "{value}"\n' for name, value in TUNED.items()))
+
+    assert read_settings(environment={}, folder=folder).limits == AS_LIMITS
+    before = {"MICROFLOW_BATCH": "7", "MICROFLOW_CONCURRENCY": "3"}
+    assert read_settings(environment=before, folder=folder).limits == replace(AS_LIMITS, batch=7, concurrency=3)
+
+
 def test_no_password_is_printed_with_the_settings(tmp_path: Path) -> None:
     environment = {
         "MICROFLOW_DATABASE": "postgresql://shop:hunter2@db/shop",
@@ -106,7 +152,7 @@ def test_a_variable_that_nothing_reads_is_told_and_those_of_tests_are_left_alone
     ]
 
 
-@pytest.mark.parametrize("setting", [*SETTINGS, *TOPIC_SETTINGS], ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", [*SETTINGS, *LIMIT_SETTINGS, *TOPIC_SETTINGS], ids=lambda setting: setting.name)
 def test_every_setting_is_in_the_table_of_the_readme(setting: Setting) -> None:
     table = README.read_text(encoding="utf-8").partition("## Settings")[2].partition("\n## ")[0]
 

@@ -8,7 +8,7 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from weakref import WeakKeyDictionary
 
@@ -18,7 +18,6 @@ from microflow.clocks import SystemClock
 from microflow.connect import dialect_of, is_postgres
 from microflow.database_clock import DatabaseClock
 from microflow.fault_injection import read_fault
-from microflow.limits import Limits
 from microflow.lookout import Lookout
 from microflow.permissions import check_permissions
 from microflow.ports import Clock, Store
@@ -92,7 +91,7 @@ async def running(
             clock=clock,
             owner=process_name(),
             chance=random.SystemRandom().random,
-            limits=replace(Limits(), concurrency=settings.concurrency),
+            limits=settings.limits,
             observe=observe,
             reach=read_fault(settings.fault),
             turn=_turns.setdefault(asyncio.get_running_loop(), Turn()),

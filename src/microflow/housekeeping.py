@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
+from microflow.envelopes import EPOCH
 from microflow.errors import Fenced, RegistryChanged
 from microflow.ports import Changes
 from microflow.runtime import Runtime
@@ -72,11 +73,17 @@ class Housekeeping:
         store, limits = runtime.store, runtime.limits
         while True:
             now = runtime.clock.now()
-            await self._purge_all(partial(store.inbox.purge, completed_before=now - limits.inbox_retention))
-            await self._purge_all(partial(store.dead_letters.purge, failed_before=now - limits.dead_letter_retention))
+            finished, failed = _ago(limits.inbox_retention, now), _ago(limits.dead_letter_retention, now)
+            await self._purge_all(partial(store.inbox.purge, completed_before=finished))
+            await self._purge_all(partial(store.dead_letters.purge, failed_before=failed))
             await runtime.clock.sleep(PURGE_EVERY)
 
     async def _purge_all(self, purge: Callable[..., Awaitable[int]]) -> None:
         runtime = self._runtime
         while await runtime.outages.insist(partial(purge, limit=PURGE_AT_ONCE)) == PURGE_AT_ONCE:
             await runtime.clock.sleep(timedelta(0))
+
+
+def _ago(span: timedelta, now: datetime) -> datetime:
+    """So long before now; for ever before it is before anything can have happened."""
+    return now - min(span, now - EPOCH)

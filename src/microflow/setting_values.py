@@ -33,7 +33,24 @@ def span(value: Any, where: str) -> timedelta:
         raise SettingsError(f"{where}: {value!r} is no span of time.", fix="For example 25s, 500ms or 2m.")
     if match[2] is None and float(match[1]) != 0:
         raise SettingsError(f"{where}: {value} of what? A span of time has a unit.", fix=f"{value}s, or {value}ms, …")
-    return timedelta(seconds=float(match[1]) * _UNITS.get(match[2], 0))
+    try:
+        return timedelta(seconds=float(match[1]) * _UNITS.get(match[2], 0))
+    except OverflowError:
+        raise SettingsError(f"{where}: {value} is longer than anything lasts.") from None
+
+
+def at_least(least: timedelta, read: Reader, *, otherwise: str) -> Reader:
+    """A span of time that is not shorter than `least`; `otherwise` says what would come of one that is."""
+
+    def read_it(value: Any, where: str) -> timedelta:
+        found: timedelta = read(value, where)
+        if found >= least:
+            return found
+        raise SettingsError(
+            f"{where}: {value!r} is too short.", why=otherwise, fix=f"{least.total_seconds():.0f}s or more."
+        )
+
+    return read_it
 
 
 def count(value: Any, where: str) -> int:

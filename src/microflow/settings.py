@@ -1,7 +1,7 @@
 """Settings: flag > environment > `microflow.toml` or `[tool.microflow]` > default. Read once, handed down.
 
-This is the only file of the package that looks at the environment. `SETTINGS` is all there is to set, but for what has
-a name of its own: a service's database, a type's topic, a topic's partitions.
+This is the only file of the package that looks at the environment. `SETTINGS`, `LIMIT_SETTINGS` and `TOPIC_SETTINGS`
+are all there is to set, but for what has a name of its own: a service's database, a type's topic, a topic's partitions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 
 from microflow.addresses import MASK, masked
 from microflow.errors import SettingsError
+from microflow.limits import Limits
 from microflow.project_files import ProjectFile, find_project_file
-from microflow.setting_values import Reader, count, one_of, retention, span, text
+from microflow.setting_values import Reader, at_least, count, one_of, retention, span, text
 from microflow.socket_addresses import SocketAddress, read_address
 
 logger = logging.getLogger("microflow.settings")
@@ -63,6 +64,40 @@ SETTINGS = (
     Setting("health", read_address, None, "where /live and /ready are answered, for example :8081"),
     Setting("fault", text, "", "where a test makes the process fail"),
 )
+LIMITS = Limits()
+LIMIT_SETTINGS = (
+    Setting("batch", count, LIMITS.batch, "executions in one transaction, at most"),
+    Setting("in_flight", count, LIMITS.in_flight, "records in hand at once: read, and not yet committed"),
+    Setting("failing_keys", count, LIMITS.failing_keys, "keys in a row that a handler fails for before it rests"),
+    Setting(
+        "careful_for",
+        at_least(timedelta(seconds=1), span, otherwise="An event that ends its process would end it for ever."),
+        LIMITS.careful_for,
+        "how long events are handled one at a time after a process has died, at most",
+    ),
+    Setting(
+        "parked_per_handler", count, LIMITS.parked_per_handler, "events parked for a handler before it reads no more"
+    ),
+    Setting(
+        "outbox_per_destination",
+        count,
+        LIMITS.outbox_per_destination,
+        "events that wait in the outbox for a topic before those read no more who emit to it",
+    ),
+    Setting(
+        "inbox_retention",
+        at_least(timedelta(minutes=1), retention, otherwise="What arrives twice would be handled twice."),
+        LIMITS.inbox_retention,
+        "how long it is remembered that an event was handled, or forever",
+    ),
+    Setting(
+        "dead_letter_retention",
+        at_least(timedelta(minutes=1), retention, otherwise="Nobody could redrive what was given up."),
+        LIMITS.dead_letter_retention,
+        "how long a dead letter is kept, or forever",
+    ),
+)
+"""The bounds of a running service that are tuned in production, by the names that `Limits` has for them."""
 TOPIC_SETTINGS = (
     Setting("topic_partitions", count, 6, "partitions of a topic that is made"),
     Setting("topic_replication", count, None, "copies of each of its partitions; without it, what the log does"),
@@ -100,7 +135,7 @@ class Settings:
     (None: a SQLite file each in `.microflow/`); `topics` records the topic of types that do not say it themselves;
     `topic` is how topics are made and `topic_of` how those are that differ; `wait` is how long a start waits for a log
     or a database that is not up yet, `drain` the longest a stop may take; `health` is where `/live` and `/ready` are
-    answered."""
+    answered; what follows `fault` are the bounds of a running service, as `Limits` has them."""
 
     home: Path
     kafka: str
@@ -120,6 +155,14 @@ class Settings:
     migrate: str = "auto"
     health: SocketAddress | None = None
     fault: str = ""
+    batch: int = LIMITS.batch
+    in_flight: int = LIMITS.in_flight
+    failing_keys: int = LIMITS.failing_keys
+    careful_for: timedelta = LIMITS.careful_for
+    parked_per_handler: int = LIMITS.parked_per_handler
+    outbox_per_destination: int = LIMITS.outbox_per_destination
+    inbox_retention: timedelta = LIMITS.inbox_retention
+    dead_letter_retention: timedelta = LIMITS.dead_letter_retention
 
     def __repr__(self) -> str:
         # Printed by whoever debugs, and sent to whoever collects errors: no password is in it.
@@ -128,6 +171,12 @@ class Settings:
         values["database"] = None if self.database is None else masked(self.database)
         values["databases"] = {service: masked(url) for service, url in self.databases.items()}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of a running service."""
+        tuned = {each.name: getattr(self, each.name) for each in LIMIT_SETTINGS}
+        return Limits(concurrency=self.concurrency, **tuned)
 
     @property
     def folder(self) -> Path:
@@ -176,9 +225,9 @@ def read_settings(
     typed = {name: value for name, value in (flags or {}).items() if value is not None}
     file = find_project_file(Path.cwd() if folder is None else folder)
     file, kafka_client = _kafka_client(environment, file)
-    file.check_names([*(each.name for each in SETTINGS), *TABLES])
+    file.check_names([*(each.name for each in (*SETTINGS, *LIMIT_SETTINGS)), *TABLES])
     _warn_of_unknown(environment)
-    values = {each.name: _value(each, typed, environment, file) for each in SETTINGS}
+    values = {each.name: _value(each, typed, environment, file) for each in (*SETTINGS, *LIMIT_SETTINGS)}
     if values["kafka"] is None:
         values["kafka"] = f"local:{file.home / '.microflow' / 'log.db'}"
     databases = file.databases() | _service_databases(environment)
@@ -264,7 +313,7 @@ _OF_OUR_TESTS = ("MICROFLOW_TEST_", "MICROFLOW_SEEDS")
 
 
 def _warn_of_unknown(environment: Mapping[str, str]) -> None:
-    known = [each.variable for each in (*SETTINGS, *TOPIC_SETTINGS)]
+    known = [each.variable for each in (*SETTINGS, *LIMIT_SETTINGS, *TOPIC_SETTINGS)]
     for name in environment:
         if not name.startswith("MICROFLOW_") or name in known or name.startswith((KAFKA_CLIENT, *_OF_OUR_TESTS)):
             continue

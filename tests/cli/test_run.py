@@ -312,3 +312,35 @@ def test_a_package_that_writes_into_the_same_folder_is_warned_of(project: Projec
     service.until_ready()
 
     assert "pip uninstall microflow" in service.lines()[0]["message"]
+
+
+FAILING = SERVICE.replace("retry=Retry.never()", "retry=Retry(attempts=9, first_delay=timedelta(hours=1))").replace(
+    "from decimal", "from datetime import timedelta\nfrom decimal"
+)
+
+
+def test_how_many_keys_may_fail_before_a_handler_rests_is_a_variable(project: Project) -> None:
+    project.write("payments.py", FAILING)
+    service = project.start("run", "payments.py", environment={"MICROFLOW_FAILING_KEYS": "3"})
+    service.until_ready()
+
+    _emit_failing(project, 6)
+
+    service.until(lambda: "take_payment has failed for 3 keys in a row and rests" in service.stdout)
+
+
+def test_how_much_may_be_parked_is_a_line_in_the_project_s_file(project: Project) -> None:
+    project.write("payments.py", FAILING)
+    project.write("microflow.toml", "parked_per_handler = 2\n")
+    service = project.start("run", "payments.py")
+    service.until_ready()
+
+    _emit_failing(project, 2)
+
+    service.until(lambda: "2 events are parked for take_payment, and no more may be" in service.stdout)
+
+
+def _emit_failing(project: Project, count: int) -> None:
+    lines = "".join(f'{{"order_id": "o-{number}", "total": 101}}\n' for number in range(count))
+    ended = project.run("emit", "OrderAccepted", "--file", "-", "--app", "payments.py", stdin=lines)
+    assert ended.returncode == 0, ended.stderr

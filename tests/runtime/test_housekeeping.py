@@ -119,3 +119,26 @@ async def test_dead_letters_have_a_retention_of_their_own_and_keep_their_claim()
         await pass_days(it, 1)
 
         assert await claims(it) == 0
+
+
+@virtual
+async def test_what_is_kept_for_ever_is_never_forgotten() -> None:
+    """Rule 25, with `MICROFLOW_INBOX_RETENTION=forever`: no calendar begins early enough."""
+
+    @on("Placed", retry=Retry.never())
+    async def accept(order: Placed) -> None:
+        if order.order == "b":
+            raise ValueError("never")
+
+    forever = Limits(
+        fetch_wait=timedelta(minutes=5), inbox_retention=timedelta.max, dead_letter_retention=timedelta.max
+    )
+    async with bench() as it:
+        await it.start(accept, limits=forever)
+        await it.emit(Placed(order="a"), Placed(order="b"))
+        await it.settle()
+
+        await pass_days(it, 10_000)
+
+        assert await claims(it) == 2
+        assert len(await it.dead_letters()) == 1
