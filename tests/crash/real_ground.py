@@ -68,12 +68,12 @@ class RealGround:
         return self._background.run(self._snapshot(), seconds=PATIENCE_TO_LOOK)
 
     def hold_relay(self, service: str) -> None:
-        # A lease that ends in a later age does not count, so it may not be taken over either. All in one transaction.
+        # What nobody asks for may be taken over, but for the trigger. All in one transaction.
         self.execute(
             service,
             """
             lock table microflow.shards;
-            update microflow.shards set owner = 'nobody', until = 'infinity';
+            update microflow.shards set owner = 'nobody';
             create function held() returns trigger language plpgsql as 'begin return null; end';
             create trigger held before update on microflow.shards for each row execute function held();
             """,
@@ -82,7 +82,7 @@ class RealGround:
     def let_relay_go(self, service: str) -> None:
         self.execute(
             service,
-            "drop trigger held on microflow.shards; update microflow.shards set owner = null, until = null",
+            "drop trigger held on microflow.shards; update microflow.shards set owner = null",
         )
 
     def execute(self, service: str, script: str) -> None:

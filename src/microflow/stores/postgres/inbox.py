@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from microflow.embedded.statements import statements
@@ -17,6 +17,7 @@ from microflow.stores.postgres.sessions import Sessions
 
 SQL = statements(Path(__file__).with_name("inbox.sql"))
 PURGED_AT_ONCE = 1000
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 _Row = tuple[int, bytes, int, bytes, int, int]
 """Handler, digest, status, content, partition, offset, as the statements take them."""
@@ -28,6 +29,7 @@ class PostgresInbox:
     def __init__(self, sessions: Sessions, names: Names) -> None:
         self._sessions = sessions
         self._names = names
+        self._purged: dict[int, datetime] = {}  # how far, of the partitions where there may be more
 
     async def seen(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
         if not keys:
@@ -44,10 +46,13 @@ class PostgresInbox:
             while purged < limit:
                 wanted = min(limit - purged, PURGED_AT_ONCE)
                 # A transaction for each thousand, so that nobody waits long for a row.
-                gone = await self._sessions.fetch(SQL["purge"], partition, completed_before, watermark, wanted)
+                behind = self._purged.pop(partition, LONG_AGO)
+                args = (partition, completed_before, watermark, wanted, behind)
+                gone = await self._sessions.fetch(SQL["purge"], *args)
                 purged += len(gone)
                 if len(gone) < wanted:
                     break
+                self._purged[partition] = max(row["completed_at"] for row in gone)
         return purged
 
 

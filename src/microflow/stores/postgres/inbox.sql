@@ -67,10 +67,11 @@ select partition.id, mark.watermark
 from microflow.partitions as partition join microflow.watermarks as mark on mark.partition = partition.id
 where partition.service = $1;
 
+-- Behind what was purged before ($5): what is dead there has to be passed while an old snapshot keeps it.
 -- name: purge
 with old as (
     select handler, digest from microflow.inbox as claim
-    where partition = $1 and completed_at < $2 and "offset" < $3
+    where partition = $1 and completed_at < $2 and completed_at >= $5 and "offset" < $3
       and (
           status = 0
           or status = 2 and not exists (
@@ -84,4 +85,4 @@ with old as (
 )
 delete from microflow.inbox as claim using old
 where claim.handler = old.handler and claim.digest = old.digest
-returning 1;
+returning claim.completed_at;

@@ -122,7 +122,7 @@ class PostgresOutbox:
                 else:
                     await session.fetch(SQL["release"], owner)
                 await session.script("commit")
-        held = frozenset(row["shard"] for row in rows if row["shard"] is not None)
+        held = frozenset(row["shard"] for row in rows)
         self._held = len(held)
         return held
 

@@ -43,7 +43,8 @@ from (
 group by topic having count(*) >= $1::bigint;
 
 -- A relay counts while it goes on asking; one whose end lies behind what is asked for is from before the clock was set
--- back. Each keeps its share, gives back what is more, and takes what is free if it has less.
+-- back. Each keeps its share, gives back what is more, and takes what is free if it has less. A shard has no end of its
+-- own: to go on asking changes one row, whose dead versions have to be passed while an old snapshot keeps them.
 -- name: lease
 with asking as (
     insert into microflow.relays (owner, until) values ($1, $3)
@@ -52,28 +53,34 @@ with asking as (
 gone as (
     delete from microflow.relays where owner <> $1 and (until <= $2 or until > $3)
 ),
-others as (
-    select count(*) as number, count(*) filter (where owner < $1) as before
-    from microflow.relays where owner <> $1 and until > $2 and until <= $3
+others as materialized (
+    select owner from microflow.relays where owner <> $1 and until > $2 and until <= $3
 ),
 share as (
-    select 64 / (number + 1) + case when before < 64 % (number + 1) then 1 else 0 end as size from others
+    select 64 / (count(*) + 1) + case when count(*) filter (where owner < $1) < 64 % (count(*) + 1) then 1 else 0 end
+        as size
+    from others
 ),
-mine as (
-    select shard from microflow.shards
-    where owner = $1 or owner is null or until <= $2 or until > $3
+mine as materialized (
+    select shard, owner is not distinct from $1 as is_kept from microflow.shards
+    where owner = $1 or owner is null or owner not in (select owner from others)
     order by owner is distinct from $1, shard
     limit (select size from share)
+),
+taken as (
+    update microflow.shards set owner = $1, until = null where shard in (select shard from mine where not is_kept)
+    returning shard
+),
+given_back as (
+    update microflow.shards set owner = null where owner = $1 and shard not in (select shard from mine)
 )
-update microflow.shards set
-    owner = case when shard in (select shard from mine) then $1 end,
-    until = case when shard in (select shard from mine) then $3 end
-where shard in (select shard from mine) or owner = $1
-returning case when owner is not null then shard end as shard;
+select shard from mine where is_kept
+union all
+select shard from taken;
 
 -- name: release
 with gone as (delete from microflow.relays where owner = $1)
-update microflow.shards set owner = null, until = null where owner = $1;
+update microflow.shards set owner = null where owner = $1;
 
 -- name: partition counts
 select topic, partitions from microflow.partition_counts where topic = any($1::text[]);
