@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +36,15 @@ class Hops:
 
 async def measure_hops(scenery: Scenery, module: str, variant: str, *, events: int) -> Hops:
     """From the first event in the peer's hands until so many have reached the next topic, or their end in a table."""
+    async with running_peer(scenery, module, variant, events=events, patience=PATIENCE) as (process, target):
+        return await _measured(scenery, process, target=target, events=events)
+
+
+@contextlib.asynccontextmanager
+async def running_peer(
+    scenery: Scenery, module: str, variant: str, *, events: int, patience: timedelta
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A peer at work with a database of its own, and the topic that it emits to. Afterwards its rows are counted."""
     target, database = await scenery.new_topic("Continued"), await scenery.new_database()
     command = [sys.executable, "-m", f"peers.{module}", "--kafka", scenery.kafka, "--database", database]
     command += [
@@ -53,11 +63,11 @@ async def measure_hops(scenery: Scenery, module: str, variant: str, *, events: i
         *command, cwd=Path(__file__).parent, stdout=asyncio.subprocess.PIPE, start_new_session=True
     )
     try:
-        async with asyncio.timeout(PATIENCE.total_seconds()):
-            return await _measured(scenery, process, target=target, events=events)
+        async with asyncio.timeout(patience.total_seconds()):
+            yield process, target
     except TimeoutError:
         arrived = await scenery.published(target)
-        raise BenchmarkError(f"{module} {variant} took {arrived} of {events} events in {PATIENCE}") from None
+        raise BenchmarkError(f"{module} {variant} took {arrived} of {events} events in {patience}") from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -66,9 +76,9 @@ async def measure_hops(scenery: Scenery, module: str, variant: str, *, events: i
 
 
 async def _measured(scenery: Scenery, process: asyncio.subprocess.Process, *, target: str, events: int) -> Hops:
-    began = (await _said(process))["began"]
+    began = (await said_by(process))["began"]
     before = _cpu(scenery, process.pid)
-    ends = asyncio.create_task(_said(process))
+    ends = asyncio.create_task(said_by(process))
     while not ends.done() and await scenery.published(target) < events:
         await asyncio.wait([ends], timeout=LOOK_EVERY.total_seconds())
     ended = time.monotonic() if not ends.done() else ends.result()["ended"]
@@ -82,7 +92,8 @@ def _cpu(scenery: Scenery, peer: int) -> tuple[float, float, float]:
     return cpu_of([peer]), cpu_of(server_at(scenery.database_server)), cpu_of(server_at(scenery.kafka))
 
 
-async def _said(process: asyncio.subprocess.Process) -> dict[str, Any]:
+async def said_by(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """The next thing that a peer says."""
     assert process.stdout is not None
     while line := await process.stdout.readline():
         if line.startswith(b"{"):

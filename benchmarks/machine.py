@@ -41,6 +41,14 @@ def cpu_of(processes: Iterable[int]) -> float:
     return ticks / TICKS
 
 
+def resident(process: int) -> int:
+    """A process's resident memory in bytes."""
+    for line in _lines(f"/proc/{process}/status"):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def _open_files(process: int) -> set[str]:
     try:
         return {os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir()}

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from flow import Chain, running_chain
+from machine import resident
 
 RETENTION = timedelta(seconds=10)
 """Short, so that log and inboxes forget within the run what they would forget after a week."""
@@ -64,17 +65,10 @@ async def measure_growth(scratch: Path, *, events: int) -> Growth:
 def _sample(chain: Chain) -> Sample:
     return Sample(
         events=chain.handled(),
-        memory=sum(_resident(process.process.pid) for process in chain.processes),
+        memory=sum(resident(process.process.pid) for process in chain.processes),
         log=_size(chain.folder, "log"),
         databases=_size(chain.folder, "first") + _size(chain.folder, "second"),
     )
-
-
-def _resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _size(folder: Path, name: str) -> int:

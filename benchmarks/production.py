@@ -4,6 +4,7 @@
     make bench-production ARGUMENTS=--quick                to see that it runs; its figures say nothing
     make bench-production ARGUMENTS="--only microflow-2 faststream-batch"
     make bench-production ARGUMENTS="--instead old-snapshot"
+    make bench-production ARGUMENTS="--instead long-run"   a million events of one service: some minutes
 
 What is compared, and how, is told in benchmarks/README.md. Prints a table, and the same figures as a line of JSON.
 The servers are those of MICROFLOW_KAFKA and MICROFLOW_DATABASE, whose role may create databases.
@@ -18,11 +19,12 @@ import os
 import statistics
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flow import BenchmarkError
 from hops import Hops, measure_hops
+from long_run import measure_long_run
 from machine import describe_machine
 from old_snapshot import measure_beside_snapshot
 from real_latency import CALLED, RAW, measure_real_latency
@@ -146,6 +148,21 @@ async def measure_relays(*, rounds: int, dead: int, rows: int) -> dict[str, Any]
     return {"fresh": found.fresh, "beside_snapshot": found.beside_snapshot, "dead": dead, "ratio": ratio}
 
 
+async def measure_growth(*, events: int) -> dict[str, Any]:
+    """One service and a backlog: the rate of each tenth, and what becomes of the memory."""
+    async with open_scenery() as scenery:
+        describe_machine()
+        await scenery.preload(events)
+        run = await measure_long_run(scenery, "2", events=events)
+    write(f"\n{events:,} events of one service with two lanes, all in the topic when it began")
+    write("  events/s of each tenth        " + ", ".join(f"{rate:,.0f}" for rate in run.rates))
+    write(f"  the last tenth over the first {run.rates[-1] / run.rates[0]:.2f}")
+    for name, sample in (("after the warm-up", run.begin), ("at the end", run.end)):
+        write(f"  memory {name:<22} {sample.memory / 2**20:.1f} MiB after {sample.events:,} events")
+    write(f"  slope of the memory           {run.slope:.2f} bytes per event")
+    return {"rates": run.rates, "begin": asdict(run.begin), "end": asdict(run.end), "slope": run.slope}
+
+
 def write(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -157,7 +174,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=20, metavar="SECONDS", help="0 leaves it out")
     parser.add_argument("--only", nargs="+", choices=[system.name for system in SYSTEMS], metavar="SYSTEM")
-    parser.add_argument("--instead", choices=["old-snapshot"], help="measure this, and none of the neighbours")
+    parser.add_argument(
+        "--instead", choices=["old-snapshot", "long-run"], help="measure this, and none of the neighbours"
+    )
     arguments = parser.parse_args()
     if not {"MICROFLOW_KAFKA", "MICROFLOW_DATABASE"} <= os.environ.keys():
         parser.error(
@@ -173,6 +192,8 @@ def main() -> int:
         work = measure_relays(
             rounds=rounds, dead=4_000 if arguments.quick else 500_000, rows=2_000 if arguments.quick else 50_000
         )
+    elif arguments.instead == "long-run":
+        work = measure_growth(events=20_000 if arguments.quick else 1_000_000)
     else:
         work = measure(systems, rounds=rounds, latency_seconds=latency)
     try:
