@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from microflow.deliveries import Execution, Inside, State
+from microflow.deliveries import FINISHED, WAITING, Execution, Inside
 from microflow.ownership import Assignment
 from microflow.ports import Blocked, ClaimKey, TopicPartition
 
@@ -63,7 +63,7 @@ class Adoption:
             has_run = execution in running or (
                 execution.outcome is not None and not isinstance(execution.outcome, Inside) and not execution.stranger
             )
-            if execution.state is State.WAITING or not has_run:
+            if execution.state is WAITING or not has_run:
                 self._remove(execution)
                 self._submit(execution.repeats)
                 continue
@@ -103,7 +103,7 @@ class Adoption:
             return True
         other.orphan = False
         other.delivery = execution.delivery
-        if other.state is State.FINISHED:
+        if other.state is FINISHED:
             self._finish(other)
         return True
 
@@ -135,7 +135,7 @@ class Adoption:
             del self._under_way[orphan.claim_key]
             self._submit(orphan.repeats)
             orphan.repeats.clear()
-        if orphan.state is State.FINISHED:
+        if orphan.state is FINISHED:
             self._remove(orphan)
             self._dropped(orphan)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 
 from microflow.context import Write
@@ -108,7 +108,7 @@ class AtomicStep:
         for execution in part:
             if not self._runtime.assignment.owns(execution.delivery.home):
                 continue
-            if self._is_unwanted(execution):
+            if execution.stranger and self._is_unwanted(execution):
                 settled.unwanted.append(execution)
             elif isinstance(execution.outcome, Inside) and self._runtime.circuits.bars(execution):
                 execution.wait_again()
@@ -117,10 +117,10 @@ class AtomicStep:
                 left.append(execution)
         return left
 
-    def _is_unwanted(self, execution: Execution) -> bool:
-        delivery = execution.delivery
+    def _is_unwanted(self, stranger: Execution) -> bool:
+        delivery = stranger.delivery
         trigger = Trigger(delivery.envelope.type, delivery.record.topic)
-        return bool(execution.stranger) and not self._runtime.registration.is_stranger(execution.stranger, trigger)
+        return not self._runtime.registration.is_stranger(stranger.stranger, trigger)
 
     # ── one transaction ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -173,8 +173,9 @@ class AtomicStep:
         for execution in live:
             if isinstance(execution.outcome, Inside):
                 inside[execution] = await self._run_inside(transaction, execution)
+        now = runtime.clock.now()
         for execution in live:
-            self._collect(changes, execution, inside.get(execution))
+            self._collect(changes, execution, inside.get(execution), now=now)
         return granted
 
     def _longest_pause(self, part: Iterable[Execution]) -> timedelta | None:
@@ -247,10 +248,10 @@ class AtomicStep:
         runtime.circuits.ran(execution)
         return outcome
 
-    def _collect(self, changes: Changes, execution: Execution, inside: Succeeded | None) -> None:
+    def _collect(self, changes: Changes, execution: Execution, inside: Succeeded | None, *, now: datetime) -> None:
         match inside or execution.outcome:
             case Succeeded(sealed=sealed):
-                now, publisher_of = self._runtime.clock.now(), self._runtime.outgoing.publisher_of
+                publisher_of = self._runtime.outgoing.publisher_of
                 for each in sealed:
                     publisher = publisher_of(each.topic, each.key, each.headers)
                     row = OutboxRow(each.topic, each.key, each.value, each.headers, now, publisher=publisher)
@@ -342,7 +343,9 @@ def _emitted_keys(part: Collection[Execution], *, copies: str) -> set[OrderingKe
     for execution in part:
         match execution.outcome:
             case Succeeded(sealed=sealed):
-                keys.update(OrderingKey(each.topic, each.key) for each in sealed if each.key is not None)
+                for each in sealed:
+                    if each.key is not None:
+                        keys.add(OrderingKey(each.topic, each.key))
             case Failed(due=None) if (key := execution.delivery.record.key) is not None:
                 keys.add(OrderingKey(copies, key))
     return keys
@@ -354,15 +357,17 @@ def _ended_deliveries(part: Collection[Execution]) -> list[Delivery]:
     ended = []
     for execution in part:
         delivery = execution.delivery
-        settled[id(delivery)] = count = settled.get(id(delivery), 0) + 1
-        if count == delivery.unsettled:
-            ended.append(delivery)
+        if (unsettled := delivery.unsettled) != 1:  # hardly ever: it has several handlers
+            settled[id(delivery)] = count = settled.get(id(delivery), 0) + 1
+            if count != unsettled:
+                continue
+        ended.append(delivery)
     return ended
 
 
 def _finished_offsets(part: Collection[Execution], ended: Collection[Delivery]) -> dict[TopicPartition, set[int]]:
     """The offsets that are finished with these deliveries, for all partitions that executions touch."""
-    offsets: dict[TopicPartition, set[int]] = {execution.delivery.home: set() for execution in part}
+    offsets: dict[TopicPartition, set[int]] = {home: set() for home in {execution.delivery.home for execution in part}}
     for delivery in ended:
         if not delivery.detached:
             offsets[delivery.source].add(delivery.record.offset)

@@ -14,7 +14,7 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> timedelta:
-        return timedelta(seconds=time.monotonic())
+        return timedelta(0, time.monotonic())  # by position: it is asked for with every event
 
     async def sleep(self, duration: timedelta) -> None:
         await asyncio.sleep(duration.total_seconds())

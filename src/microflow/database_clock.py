@@ -42,7 +42,9 @@ class DatabaseClock:
         return cls(machine, instant, at=at)
 
     def now(self) -> datetime:
-        self._latest = max(self._latest, self._instant + (self._machine.monotonic() - self._at))
+        instant = self._instant + (self._machine.monotonic() - self._at)
+        if instant > self._latest:
+            self._latest = instant
         return self._latest
 
     def monotonic(self) -> timedelta:

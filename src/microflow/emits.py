@@ -209,6 +209,8 @@ def drain(value: Any, *, limit: int) -> Any:
 
 async def drain_async(value: Any, *, limit: int) -> Any:
     """The same for an async handler, whose iterators may be asynchronous."""
+    if isinstance(value, Message):
+        return value
     return await _drain_async(value, _Counter(limit))
 
 

@@ -9,8 +9,9 @@ id is synthesised from where it stands, so that a redelivery has the same one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 from pydantic_core import from_json
 
@@ -20,12 +21,12 @@ from microflow.events import Message, key_of, options_of
 from microflow.ids import RandomBits, content_of, derived_id, digest_of, id_of_position, root_id
 from microflow.records import Headers, Record
 
-JSON = b"application/json"
+CONTENT_TYPE = ("content-type", b"application/json")
+SPEC_VERSION = ("ce_specversion", b"1.0")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What is known of a record's event before its value is decoded. `digest` stands for (source, id)."""
 
     id: str
@@ -39,8 +40,7 @@ class Envelope:
     content_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """An emitted event, ready to be published: everything but the position that the outbox gives it."""
 
     id: str
@@ -167,13 +167,13 @@ def headers_of(
     key: bytes | None,
 ) -> Headers:
     """The headers of CloudEvents' binary mode, in a fixed order."""
+    time = now.astimezone(UTC).isoformat(timespec="microseconds")
     headers = [
-        ("content-type", JSON),
-        ("ce_specversion", b"1.0"),
+        CONTENT_TYPE,
+        SPEC_VERSION,
         ("ce_id", identifier.encode()),
-        ("ce_type", event_type.encode()),
-        ("ce_source", source.encode()),
-        ("ce_time", now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()),
+        *_type_and_source(event_type, source),
+        ("ce_time", f"{time[:-6]}Z".encode()),
         ("ce_correlationid", correlation_id.encode()),
     ]
     if causation_id is not None:
@@ -183,8 +183,15 @@ def headers_of(
     return tuple(headers)
 
 
+@lru_cache(maxsize=1024)
+def _type_and_source(event_type: str, source: str) -> Headers:
+    return ("ce_type", event_type.encode()), ("ce_source", source.encode())
+
+
 def _is_utf8(key: bytes) -> bool:
     # A foreign cause's key may be any bytes; an attribute of CloudEvents is text.
+    if key.isascii():
+        return True
     try:
         key.decode()
     except UnicodeDecodeError:
@@ -246,16 +253,20 @@ def _attributes(record: Record) -> tuple[str | None, dict[str, str]]:
     content_type = _text("content-type", headers["content-type"]) if "content-type" in headers else None
     if media_type(content_type) == STRUCTURED:
         return content_type, _structured_attributes(record.value)
-    return content_type, {
-        name: _text(header, headers[header]) for name, header in ATTRIBUTE_HEADERS if header in headers
-    }
+    attributes = {}
+    for name, header in ATTRIBUTE_HEADERS:
+        if (value := headers.get(header)) is not None:
+            attributes[name] = _text(header, value)
+    return content_type, attributes
 
 
 def _text(name: str, value: bytes) -> str:
     try:
-        return _checked(name, value.decode())
+        text = value.decode()
     except UnicodeDecodeError as cause:
         raise DecodeError(f"The header {name} is not UTF-8: {value[:32]!r}.") from cause
+    # Hardly any text has others than printable characters: the search itself costs more than all the rest here.
+    return text if text.isprintable() and len(text) <= LONGEST_ATTRIBUTE else _checked(name, text)
 
 
 def _structured_attributes(value: bytes | None) -> dict[str, str]:
@@ -276,8 +287,7 @@ def _checked(name: str, text: str) -> str:
     # Ids go into every event of the flow, into indexes and on screens: what is hostile is stopped here.
     if len(text) > LONGEST_ATTRIBUTE:
         raise DecodeError(f"{name} has {len(text):,} characters, and at most {LONGEST_ATTRIBUTE:,} are taken.")
-    # Hardly any text has others than printable characters: the search itself costs more than all the rest here.
-    if not text.isprintable() and CONTROL_CHARACTERS.search(text):
+    if CONTROL_CHARACTERS.search(text):
         raise DecodeError(f"{name} holds control characters: {text[:32]!r}.", why="CloudEvents forbids them in texts.")
     return text
 

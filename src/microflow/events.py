@@ -111,12 +111,16 @@ def key_of(event: Message) -> str | None:
     options = event.__microflow__
     if options.key is None:
         return None
+    if not options.key_is_tuple:
+        return _key_text(event, options.key[0])
     parts = [_key_text(event, field) for field in options.key]
-    return json.dumps(parts, separators=(",", ":"), ensure_ascii=False) if options.key_is_tuple else parts[0]
+    return json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
 
 
 def _key_text(event: Message, field: str) -> str:
     value = getattr(event, field)
+    if type(value) is str:
+        return value
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, str | int | UUID) and not isinstance(value, bool):

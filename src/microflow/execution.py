@@ -30,6 +30,9 @@ from microflow.service import CallNext, Definition, Middleware
 
 logger = logging.getLogger("microflow.execution")
 
+ROOM_FOR_HEADERS = 64 * 1024
+"""More than those that we write ever take: no attribute that was read has more than 4 KiB."""
+
 AT_ONCE = "at once"
 """The message of a cancellation that does not wait for threads."""
 
@@ -63,18 +66,14 @@ class Executor:
         """
         event = decode(handler.event_class, delivery.record.value, delivery.envelope.content_type)
         context = self._context(handler, delivery, attempt)
-        async with AsyncExitStack() as entered:
-            call: CallNext = functools.partial(self._call, handler, transaction, entered)
-            swallowed = _Swallowed()
-            for middleware in reversed(self._definition.middleware):
-                call = functools.partial(swallowed.watch, middleware, call)
-            try:
-                value = await call(event, context)
-            except SystemExit as stop:  # asyncio would let it end the process, and the next one, and the one after
-                raise MicroflowError(f"{handler.name} called sys.exit({stop.code}).", where=handler.where) from stop
-            context.writes.closed = True
-        if swallowed.by is not None and value is None and not fits(None, handler.emits):
-            raise _forgot_to_return(swallowed.by, handler)
+        try:
+            if self._definition.middleware or handler.asks_for_more:
+                value = await self._call_around(handler, transaction, event, context)
+            else:
+                value = await self._call(handler, transaction, None, event, context)
+                context.writes.closed = True
+        except SystemExit as stop:  # asyncio would let it end the process, and the next one, and the one after
+            raise MicroflowError(f"{handler.name} called sys.exit({stop.code}).", where=handler.where) from stop
         events = emitted(value, handler.emits, function=handler.function.__name__, where=handler.where)
         return Succeeded(self._seal(handler, delivery, events, context), tuple(context.writes.kept))
 
@@ -94,11 +93,26 @@ class Executor:
             digest=envelope.digest,
         )
 
+    async def _call_around(
+        self, handler: Handler, transaction: Transaction | None, event: Message, context: Context
+    ) -> Any:
+        """Call a handler inside of the middleware, and of what it asks for that has to be left again."""
+        async with AsyncExitStack() as entered:
+            call: CallNext = functools.partial(self._call, handler, transaction, entered)
+            swallowed = _Swallowed()
+            for middleware in reversed(self._definition.middleware):
+                call = functools.partial(swallowed.watch, middleware, call)
+            value = await call(event, context)
+            context.writes.closed = True
+        if swallowed.by is not None and value is None and not fits(None, handler.emits):
+            raise _forgot_to_return(swallowed.by, handler)
+        return value
+
     async def _call(
         self,
         handler: Handler,
         transaction: Transaction | None,
-        entered: AsyncExitStack,
+        entered: AsyncExitStack | None,
         event: Message,
         context: Context,
     ) -> Any:
@@ -115,10 +129,12 @@ class Executor:
                     arguments[parameter.name] = transaction.connection
                 case "session":
                     assert transaction is not None
+                    assert entered is not None
                     session = await entered.enter_async_context(transaction.session(parameter.key))
                     sessions.append(session)
                     arguments[parameter.name] = session
                 case "dependency":
+                    assert entered is not None
                     if parameter.key in self._provided:
                         arguments[parameter.name] = await self._dependency(parameter, context, entered)
         if handler.is_async:
@@ -198,6 +214,8 @@ def _forgot_to_return(middleware: Middleware, handler: Handler) -> ContractError
 def check_size(sealed: Sealed, max_record_bytes: int, *, where: str | None) -> None:
     """Raise ContractError for an event that the log would never take: at the relay it would block its key for ever."""
     size = len(sealed.value) + len(sealed.key or b"")
+    if 2 * size + ROOM_FOR_HEADERS <= max_record_bytes:  # the key is in the headers, too
+        return
     for name, value in sealed.headers:
         size += len(name) + len(value)
     if size > max_record_bytes:

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 from typing import Any, Literal, Never, TypeVar
@@ -244,8 +244,12 @@ class Handler:
     halt: bool
     is_async: bool
     where: str
+    asks_for_connection: bool = field(init=False)
+    """Whether it runs inside the transaction: it asks for that one's connection, or for a session on it."""
+    asks_for_more: bool = field(init=False)
+    """Whether it asks for more than its event and its context."""
 
-    @property
-    def asks_for_connection(self) -> bool:
-        """Whether it runs inside the transaction: it asks for that one's connection, or for a session on it."""
-        return any(parameter.asks_for in ("connection", "session") for parameter in self.parameters)
+    def __post_init__(self) -> None:
+        asked = {parameter.asks_for for parameter in self.parameters}
+        object.__setattr__(self, "asks_for_connection", not asked.isdisjoint(("connection", "session")))
+        object.__setattr__(self, "asks_for_more", not asked <= {"event", "context"})

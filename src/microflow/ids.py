@@ -19,7 +19,6 @@ RandomBits: TypeAlias = Callable[[int], int]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0x2 << 62
-_74_BITS = (1 << 74) - 1
 UUID_7 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -42,7 +41,7 @@ def content_of(value: bytes | None) -> bytes:
 
 def root_id(now: datetime, random_bits: RandomBits) -> str:
     """A fresh id for an event that nothing caused."""
-    return _uuid7(_milliseconds(now), random_bits(74))
+    return _uuid7(_time_part(_milliseconds(now)), random_bits(74))
 
 
 def derived_id(
@@ -54,13 +53,14 @@ def derived_id(
     """
     named = _emission(service, handler, event_type, ordinal)
     hashed = blake2b(named, key=cause, digest_size=10, person=b"emitted").digest()
-    return _uuid7(_time_of(cause_id, cause_time), int.from_bytes(hashed, "big") & _74_BITS)
+    time = cause_id[:13].lower() if UUID_7.fullmatch(cause_id) else _time_part(_milliseconds(cause_time))
+    return _uuid7(time, int.from_bytes(hashed, "big"))
 
 
 def id_of_position(position: bytes, time: datetime) -> str:
     """The id of an event that brought none: the same whenever its record (the digest of its position) is read."""
     hashed = blake2b(b"position", key=position, digest_size=10).digest()
-    return _uuid7(_milliseconds(time), int.from_bytes(hashed, "big") & _74_BITS)
+    return _uuid7(_time_part(_milliseconds(time)), int.from_bytes(hashed, "big"))
 
 
 def idempotency_key(cause: bytes, *, service: str, handler: str, label: str) -> str:
@@ -79,17 +79,16 @@ def _unambiguous(*texts: str) -> bytes:
     return "".join(f"{len(text)}:{text}" for text in texts).encode(errors="surrogatepass")
 
 
-def _uuid7(milliseconds: int, bits: int) -> str:
-    head, tail = bits >> 62, bits & ((1 << 62) - 1)
-    number = (milliseconds & ((1 << 48) - 1)) << 80 | _VERSION_7 | head << 64 | _VARIANT | tail
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+def _uuid7(time: str, bits: int) -> str:
+    """The id whose text begins with a time, and has the lowest 74 of these bits in what is left of it."""
+    head, tail = bits >> 62 & 0xFFF, bits & ((1 << 62) - 1)
+    text = f"{_VERSION_7 | head << 64 | _VARIANT | tail:020x}"
+    return f"{time}-{text[:4]}-{text[4:8]}-{text[8:]}"
 
 
-def _time_of(cause_id: str, cause_time: datetime) -> int:
-    if UUID_7.fullmatch(cause_id):
-        return int(cause_id[:8] + cause_id[9:13], 16)
-    return _milliseconds(cause_time)
+def _time_part(milliseconds: int) -> str:
+    text = f"{milliseconds & ((1 << 48) - 1):012x}"
+    return f"{text[:8]}-{text[8:]}"
 
 
 def _milliseconds(instant: datetime) -> int:

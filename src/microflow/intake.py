@@ -10,7 +10,6 @@ import contextlib
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -53,6 +52,7 @@ logger = logging.getLogger("microflow.intake")
 T = TypeVar("T")
 
 PAUSE_AFTER_ERROR = timedelta(milliseconds=250)
+NO_HANDLERS: Mapping[str, list[Handler]] = {}
 
 
 class Intake:
@@ -84,6 +84,7 @@ class Intake:
         self._by_name = {handler.name: handler for handler in runtime.definition.handlers}
         self._subscription: Subscription | None = None
         self._topics: Mapping[str, Topic] = {}
+        self._origins: dict[str, str] = {}
         self._cluster_id = ""
         self._database_id = ""
         self._paused: set[TopicPartition] = set()
@@ -105,6 +106,7 @@ class Intake:
         LogRefused or TopicRefused if a permission is missing from the start.
         """
         self._cluster_id, self._database_id = cluster_id, database_id
+        self._origins.clear()
         topics = self._runtime.definition.topics.keys()
         async with self._transport.subscribe(
             topics, group=self._runtime.definition.name, listener=self
@@ -179,7 +181,7 @@ class Intake:
             return
         if not self._draining:
             for record in records:
-                if record.source not in self._sought:  # read before we went back
+                if not self._sought or record.source not in self._sought:  # or: read before we went back
                     self._receive(record)
         for partition in self._sought:
             self._seek(partition)
@@ -223,8 +225,8 @@ class Intake:
         return unfinished - self._runtime.watermarks.unfinished_of(pressed) if pressed else unfinished
 
     def _receive(self, record: Record) -> None:
-        runtime = self._runtime
-        if not runtime.assignment.owns(record.source) or not runtime.watermarks.read(record.source, record.offset):
+        runtime, source = self._runtime, record.source
+        if not runtime.assignment.owns(source) or not runtime.watermarks.read(source, record.offset):
             return
         if not self._caution.holds(record):
             self.take_in(record)
@@ -252,7 +254,7 @@ class Intake:
         Those of handlers that only another version of the service has are to be parked.
         """
         origin = self._origin(record.topic)
-        types = self._handlers.get(record.topic, {})
+        types = self._handlers.get(record.topic, NO_HANDLERS)
         strangers = self._runtime.registration.strangers(record.topic)
         try:
             envelope = open_envelope(record, type_of_topic=_only(types or strangers), origin=origin)
@@ -264,11 +266,10 @@ class Intake:
         if target is not None and target[0] != self._runtime.definition.name:
             return []
         delivery = Delivery(record, envelope, sent_again=target is not None)
-        now = self._runtime.clock.now()
-        executions = [
-            *(Execution(delivery, handler) for handler in types.get(envelope.type, ())),
-            *(Execution(delivery, None, name, Postponed(now)) for name in strangers.get(envelope.type, ())),
-        ]
+        executions = [Execution(delivery, handler) for handler in types.get(envelope.type, ())]
+        if names := strangers.get(envelope.type, ()):
+            now = self._runtime.clock.now()
+            executions += [Execution(delivery, None, name, Postponed(now)) for name in names]
         if target is not None:
             executions = [each for each in executions if each.claim_key.handler == target[1]]
         delivery.unsettled = len(executions)
@@ -283,7 +284,7 @@ class Intake:
         if handler is None:
             return next((each for each in self.open(record) if each.claim_key == row.claim and not each.stranger), None)
         origin = self._origin(record.topic)
-        types = [trigger.event_type for trigger in handler.triggers]
+        types = {trigger.event_type for trigger in handler.triggers}
         try:
             bound = _only(self._handlers.get(record.topic, ())) or _only(types)
             envelope = open_envelope(record, type_of_topic=bound, origin=origin)
@@ -311,7 +312,11 @@ class Intake:
         return execution
 
     def _origin(self, topic: str) -> str:
-        return f"/logs/{self._cluster_id}/{topic}/{self._incarnation(TopicPartition(topic, 0))}"
+        origin = self._origins.get(topic)
+        if origin is None:
+            incarnation = self._incarnation(TopicPartition(topic, 0))
+            origin = self._origins[topic] = f"/logs/{self._cluster_id}/{topic}/{incarnation}"
+        return origin
 
     # ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -375,6 +380,7 @@ class Intake:
     ) -> None:
         runtime = self._runtime
         self._topics = await self._insist_on_log(lambda: self._transport.topics.describe(runtime.definition.topics))
+        self._origins.clear()
         owned = await runtime.outages.insist(lambda: runtime.store.partitions.take(partitions, owner=self._owner))
         starts, beginnings, others = await self._judge(owned)
         if committed is not None:
@@ -514,12 +520,12 @@ class Intake:
 
 def _only(types: Collection[str]) -> str | None:
     """The one type that a record without one can be of."""
-    return next(iter(types)) if len(set(types)) == 1 else None
+    return next(iter(types)) if len(types) == 1 else None
 
 
 def _as_parked(envelope: Envelope, row: Parked) -> Envelope:
     # A record without an id has one from where it was read, and that place may be called differently by now.
-    return replace(envelope, digest=row.claim.digest)
+    return envelope._replace(digest=row.claim.digest)
 
 
 def _envelope_of_unreadable(record: Record, origin: str) -> Envelope:

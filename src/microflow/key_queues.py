@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from microflow.deliveries import Execution, Failed, Inside, Postponed, State
+from microflow.deliveries import RUNNING, WAITING, Execution, Failed, Inside, Postponed
 from microflow.ports import Blocked
 
 MUST_BE_COMMITTED = (Failed, Inside)
@@ -47,9 +47,9 @@ class KeyQueue:
     def next(self) -> Execution | None:
         """The execution whose turn it is; None while an earlier one runs, or must be committed first."""
         for execution in self.executions:
-            if execution.state is State.WAITING:
+            if execution.state is WAITING:
                 return execution
-            if execution.state is State.RUNNING or isinstance(execution.outcome, MUST_BE_COMMITTED):
+            if execution.state is RUNNING or isinstance(execution.outcome, MUST_BE_COMMITTED):
                 return None
             if execution.delivery.mark is not None:  # the next one may end the process, and this one's result with it
                 return None

@@ -16,7 +16,7 @@ from datetime import timedelta
 from microflow.adoption import Adoption, end
 from microflow.atomic_step import AtomicStep, Settled
 from microflow.dead_letters import attempts_of
-from microflow.deliveries import Execution, Failed, Inside, Postponed, State, Succeeded
+from microflow.deliveries import FINISHED, RUNNING, WAITING, Execution, Failed, Inside, Postponed, Succeeded
 from microflow.errors import HandlerTimeout
 from microflow.execution import AT_ONCE, is_cancelled
 from microflow.handlers import Handler
@@ -255,12 +255,12 @@ class Lane:
                 execution.outcome = Inside()
                 self._finish(execution)
             else:
-                execution.state = State.RUNNING
+                execution.state = RUNNING
                 self._runnable.append(execution)
                 self._start()
 
     def _finish(self, execution: Execution) -> None:
-        execution.state = State.FINISHED
+        execution.state = FINISHED
         self._finished.append(execution)
         self._ready.set()
 
@@ -285,8 +285,6 @@ class Lane:
         try:
             runtime.reach("before handler")
             outcome = await runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt)
-            if runtime.deadlines.forget(task, handler):  # it has caught its cancellation, and returned what it had
-                outcome = runtime.judge(execution, self._too_late(handler))
             runtime.reach("after handler")
         except KeyboardInterrupt:
             raise
@@ -297,8 +295,10 @@ class Lane:
                 raise
             else:
                 outcome = runtime.judge(execution, error)
+        else:
+            if runtime.deadlines.forget(task, handler):  # it has caught its cancellation, and returned what it had
+                outcome = runtime.judge(execution, self._too_late(handler))
         finally:
-            runtime.deadlines.forget(task, handler)
             del self._tasks[execution]
         if is_observed:
             execution.took = runtime.clock.monotonic() - started
@@ -314,7 +314,7 @@ class Lane:
 
     def _take_outcome(self, execution: Execution, outcome: Succeeded | Failed) -> None:
         execution.outcome = outcome
-        execution.state = State.FINISHED
+        execution.state = FINISHED
         if isinstance(outcome, Failed):
             self._circuits.failed(execution, outcome)
         else:
@@ -364,10 +364,10 @@ class Lane:
         for execution in queue.behind(failed) if queue is not None else ():
             if execution in self._tasks:
                 execution.recalled = True
-            elif execution.state is not State.WAITING and not execution.orphan:
+            elif execution.state is not WAITING and not execution.orphan:
                 execution.wait_again()
-        self._runnable = deque(each for each in self._runnable if each.state is State.RUNNING)
-        self._finished = deque(each for each in self._finished if each.state is State.FINISHED)
+        self._runnable = deque(each for each in self._runnable if each.state is RUNNING)
+        self._finished = deque(each for each in self._finished if each.state is FINISHED)
 
     def _conclude(self, execution: Execution, outcome: ReportedOutcome) -> None:
         changes_parked = execution.parks or execution.parked is not None

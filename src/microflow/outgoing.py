@@ -332,8 +332,6 @@ class Outgoing:
         dropped: list[_Entry] = []
         positions = []
         for entry, error in zip(wave, errors, strict=True):
-            if isinstance(error, LogGone):
-                raise error
             if entry.partition in failed:
                 dropped.append(entry)
             elif error is None:
@@ -341,6 +339,8 @@ class Outgoing:
                 self._bytes -= entry.size
                 self._destinations.succeed(entry.row, entry.position, entry.partition)
             else:
+                if isinstance(error, LogGone):
+                    raise error
                 failed.add(entry.partition)
                 dropped.append(entry)
                 self._destinations.fail(entry.row, entry.position, entry.partition, error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
@@ -25,8 +24,7 @@ embedded log has the same limit, so that what runs on it runs on Kafka.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """An event's bytes in a log. `offset` and `timestamp` are the log's; -1 and None on a record to be published."""
 
     topic: str

@@ -6,7 +6,6 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -146,7 +145,7 @@ class WithoutOutbox:
         return getattr(self._transaction, name)
 
     async def write(self, changes: Changes) -> Sequence[Appended]:
-        self.rows, changes.outbox = [replace(row, publisher=None) for row in changes.outbox], []
+        self.rows, changes.outbox = [row._replace(publisher=None) for row in changes.outbox], []
         await self._transaction.write(changes)
         changes.outbox = self.rows
         return [Appended(-1, has_publisher=False) for _ in self.rows]

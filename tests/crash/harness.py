@@ -147,7 +147,7 @@ class Chain:
         record = self.placed("account-0")
         headers = tuple((name, b"Strange" if name == "ce_type" else value) for name, value in record.headers)
         return [
-            replace(record, topic=f"{self.ground.prefix}{topic}", partition=number, headers=headers)
+            record._replace(topic=f"{self.ground.prefix}{topic}", partition=number, headers=headers)
             for topic in ("Placed", "orders")
             for number in range(PARTITIONS)
         ]

@@ -3,7 +3,6 @@ going on."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +108,7 @@ async def test_hostile_records_stall_nobody(tmp_path: Path, name: str) -> None:
     value, headers, expected = HOSTILE[name]
     async with OneProcess(service, tmp_path) as process:
         hostile = Record("Deposited", 0, b"anna", value, headers)
-        good = replace(process.record(Deposited(account="anna", number=42)), partition=0)
+        good = process.record(Deposited(account="anna", number=42))._replace(partition=0)
         await process.publish([hostile, good])
         await process.until(lambda: process.rows("select 1 from effects where number = 42") != [], "the next is done")
         await process.until_idle()

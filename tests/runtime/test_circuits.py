@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -203,7 +202,7 @@ async def test_what_is_the_fault_of_single_events_opens_no_circuit(fault: str) -
         events = orders(40, keys=1 if fault == "one key" else 40)
         records = [it.record(event) for event in events]
         if fault == "decode":
-            records = [replace(record, value=b"{}") for record in records]
+            records = [record._replace(value=b"{}") for record in records]
         await it.publish(*records)
         await it.settle()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from microflow.dead_letter_copies import CUT, LOOK_EVERY, PREFIX, REDRIVE_FOR
@@ -36,7 +35,7 @@ async def test_a_dead_letter_is_copied_byte_for_byte_with_what_is_known_of_its_e
     async with bench(partitions=3) as it:
         await it.start(refuse)
         sent = it.record(Placed(order="a", number=7))
-        sent = replace(sent, partition=2, headers=(*sent.headers, ("x", b"\x00\xff"), ("x", b"twice")))
+        sent = sent._replace(partition=2, headers=(*sent.headers, ("x", b"\x00\xff"), ("x", b"twice")))
         began = it.clock.now()
         await it.publish(sent)
         await it.pass_time(10)
@@ -68,7 +67,7 @@ async def test_a_record_that_cannot_be_read_is_copied_too() -> None:
     async with bench() as it:
         await it.start(refuse)
         sent = it.record(Placed(order="a"))
-        broken = replace(sent, key=None, value=b"\xff{", headers=(*sent.headers[:2], ("ce_id", b"\xff")))
+        broken = sent._replace(key=None, value=b"\xff{", headers=(*sent.headers[:2], ("ce_id", b"\xff")))
         await it.publish(broken)
         await it.settle()
 
@@ -84,7 +83,7 @@ async def test_a_copy_that_is_too_large_is_cut_and_the_database_keeps_all_bytes(
         await it.start(refuse)
         sent = it.record(Placed(order="a"))
         room = 100_000 - sum(len(name) + len(value) for name, value in sent.headers) - len(sent.key or b"")
-        sent = replace(sent, value=(sent.value or b"").ljust(room))
+        sent = sent._replace(value=(sent.value or b"").ljust(room))
         await it.publish(sent)
         await it.pass_time(10)
 
@@ -235,7 +234,7 @@ async def test_a_record_that_is_sent_again_and_was_never_seen_is_handled_by_the_
         await it.start(mend, note)
         record = it.record(Placed(order="a"))
         for target in (b"shop/mend", b"shop/nobody", b"others/note", b"\xff"):
-            await it.publish(replace(record, headers=(*record.headers, (REDRIVE_FOR, target))))
+            await it.publish(record._replace(headers=(*record.headers, (REDRIVE_FOR, target))))
         await it.settle()
         assert seen == ["mend"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -53,7 +52,7 @@ async def emit(it: Bench, relay: Relay, *events: tuple[str | None, int], store: 
     """One transaction; whether anything is left to a scan."""
     outgoing = relay.outgoing
     rows = [a_row(it, *event) for event in events]
-    rows = [replace(row, publisher=outgoing.publisher_of(row.topic, row.key, row.headers)) for row in rows]
+    rows = [row._replace(publisher=outgoing.publisher_of(row.topic, row.key, row.headers)) for row in rows]
     with outgoing.handing_over(version=0) as hand_over:
         async with (store or await it.store()).transaction() as transaction:
             hand_over.take(rows, await transaction.write(Changes(outbox=rows)))

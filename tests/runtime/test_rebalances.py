@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 from microflow.connection import Connection
@@ -340,7 +339,7 @@ async def test_a_duplicate_on_another_partition_is_settled_although_the_first_on
         record = it.record(Placed(order="a"), partition=0)
         await it.publish(record)
         await it.until(lambda: gate.waiting)
-        await it.publish(replace(record, partition=1), it.record(Placed(order="b"), partition=0))
+        await it.publish(record._replace(partition=1), it.record(Placed(order="b"), partition=0))
         await it.until(lambda: len(gate.waiting) == 2)
         await (await it.store()).partitions.take([FIRST], owner="a zombie")
         gate.open("b")  # whose fence tells that the first partition is lost

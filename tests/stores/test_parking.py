@@ -109,13 +109,13 @@ async def go_on(step: Step, store: SqliteStore, model: Model, event: Parked) -> 
         await commit(store, [claim])
         model.parked.remove(event)
     elif step.what == "dead":
-        await commit(store, [replace(claim, status="dead")], dead_letters=[letter])
+        await commit(store, [claim._replace(status="dead")], dead_letters=[letter])
         model.parked.remove(event)
         model.dead[event.claim] = letter
     else:
         again = replace(event, order=step.order, due=None if step.what == "halt" else step.due)
         letters = [letter] if step.what == "halt" else []
-        await commit(store, [replace(claim, status="parked")], parked=[again], dead_letters=letters)
+        await commit(store, [claim._replace(status="parked")], parked=[again], dead_letters=letters)
         model.parked[model.parked.index(event)] = again
         model.dead.update({event.claim: letter} if step.what == "halt" else {})
 

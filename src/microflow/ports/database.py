@@ -24,8 +24,7 @@ class ClaimKey(NamedTuple):
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One handler's claim to one event. At most one transaction ever gets it.
 
     `content` is a digest of the record's value, to notice the same id with other bytes. `resumes` is true for an
@@ -104,8 +103,7 @@ class DeadLetter:
         return f"<DeadLetter {self.id} of {handler}: {place}, {key}, {self.state} after {self.attempts}: {self.error}>"
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(NamedTuple):
     """An emitted event that is to be published. `position` is the store's: within a key it grows in commit order.
 
     `publisher` names the process that publishes it from memory: for a short while after `created_at` others leave it,

@@ -34,8 +34,8 @@ async def a_dead_letter_keeps_everything(harness: Harness) -> None:
     store = await harness.open()
     letters = [
         replace(a_letter(1), reason="rejected", trace="a\n\tb"),
-        replace(a_letter(2, ""), record=replace(a_record(2), key=None, value=None, timestamp=None), reason="decode"),
-        replace(a_letter(3), record=replace(a_record(3), value=bytes(range(256)) * 4096), order="none", content=b""),
+        replace(a_letter(2, ""), record=a_record(2)._replace(key=None, value=None, timestamp=None), reason="decode"),
+        replace(a_letter(3), record=a_record(3)._replace(value=bytes(range(256)) * 4096), order="none", content=b""),
     ]
     await bury(store, *letters)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from microflow.conformance.scenarios import Scenarios
@@ -31,7 +30,7 @@ async def _scan(store: Store, *, page: int = 500, **keywords: Any) -> list[list[
 
 
 def _mine(number: int, publisher: int | None = 7, **keywords: Any) -> OutboxRow:
-    return replace(an_outbox_row(number, **keywords), publisher=publisher)
+    return an_outbox_row(number, **keywords)._replace(publisher=publisher)
 
 
 async def _all(store: Store, *, after: int = -1) -> list[OutboxRow]:
@@ -44,15 +43,15 @@ async def an_outbox_row_comes_back_as_it_was(harness: Harness) -> None:
     store = await harness.open()
     rows = [
         an_outbox_row(1),
-        replace(an_outbox_row(2), key=None, value=None, headers=()),
-        replace(an_outbox_row(3), key=b"", value=b"", headers=(("ü", b"\x00\xff"), ("ü", b""), ("b", b"x" * 70_000))),
-        replace(an_outbox_row(4, key=b"another"), publisher=2**63 - 1, partition=2**31 - 1),
+        an_outbox_row(2)._replace(key=None, value=None, headers=()),
+        an_outbox_row(3)._replace(key=b"", value=b"", headers=(("ü", b"\x00\xff"), ("ü", b""), ("b", b"x" * 70_000))),
+        an_outbox_row(4, key=b"another")._replace(publisher=2**63 - 1, partition=2**31 - 1),
     ]
     await commit(store, outbox=rows)
 
     found = await _all(store)
 
-    assert [replace(row, position=-1) for row in found] == rows
+    assert [row._replace(position=-1) for row in found] == rows
 
 
 @outbox.add()
@@ -143,7 +142,7 @@ async def the_status_tells_how_much_waits_and_since_when(harness: Harness) -> No
     store = await harness.open()
     assert await store.outbox.status() == OutboxStatus(0, None)
 
-    await commit(store, outbox=[an_outbox_row(1), replace(an_outbox_row(2), created_at=NOW + SECOND)])
+    await commit(store, outbox=[an_outbox_row(1), an_outbox_row(2)._replace(created_at=NOW + SECOND)])
 
     assert await store.outbox.status() == OutboxStatus(2, NOW)
 

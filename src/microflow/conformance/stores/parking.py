@@ -33,7 +33,7 @@ async def a_parked_event_comes_back_as_it_was(harness: Harness) -> None:
     events = [
         parked(1, key=None, order="none"),
         replace(parked(2, key=b"\x00\xff"), error="", content=b"", first_failed_at=None),
-        replace(parked(3, key=b""), record=replace(parked(3).record, key=b"", value=None, headers=(), timestamp=None)),
+        replace(parked(3, key=b""), record=parked(3).record._replace(key=b"", value=None, headers=(), timestamp=None)),
     ]
     await park(store, *events)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection
+from functools import lru_cache
 
 from microflow.ports import OrderingKey
 
@@ -33,5 +34,10 @@ def lock(how: str, kind: int, numbers: Collection[int] = (0,)) -> str:
 
 def number_of(key: OrderingKey) -> int:
     """The second number of a key's lock, as PostgreSQL's integer. Every process has to compute the same."""
-    number = zlib.crc32(key.key, zlib.crc32(key.topic.encode()))
+    number = zlib.crc32(key.key, _seed_of(key.topic))
     return number - (1 << 32) if number >= 1 << 31 else number
+
+
+@lru_cache(maxsize=1024)
+def _seed_of(topic: str) -> int:
+    return zlib.crc32(topic.encode())

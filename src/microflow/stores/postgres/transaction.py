@@ -53,6 +53,7 @@ class PostgresTransaction:
         self._names = names
         self._settled = settled
         self._locked: set[int] = set()
+        self._locked_keys: set[tuple[str, bytes]] = set()
         self._connection = PostgresConnection(session, self._begin)
         self._parking = ParkingInTransaction(session, names)
         self._dead_letters = DeadLettersInTransaction(session, names)
@@ -177,8 +178,9 @@ class PostgresTransaction:
         rows = changes.outbox
         if not rows and not changes.watermarks:
             return ()
-        keys = {OrderingKey(row.topic, row.key) for row in rows if row.key is not None}
-        if script := self._lock_script(keys):
+        # Nearly always the fence has locked them all.
+        keys = {(row.topic, row.key) for row in rows if row.key is not None} - self._locked_keys
+        if script := self._lock_script({OrderingKey(*key) for key in keys}):
             await self._script(script)
         numbers = await self._names.partitions(changes.watermarks)
         (told,) = await self._session.fetch(
@@ -207,6 +209,7 @@ class PostgresTransaction:
         """What locks those outbox keys that are not locked yet."""
         numbers = {number_of(key) for key in keys} - self._locked
         self._locked |= numbers
+        self._locked_keys.update(keys)
         return [lock(ALONE, OUTBOX_KEY, numbers)] if numbers else []
 
 
