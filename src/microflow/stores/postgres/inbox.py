@@ -10,6 +10,7 @@ from microflow.embedded.statements import statements
 from microflow.errors import StoreError
 from microflow.ports import Claim, ClaimKey, ClaimStatus, DeadLetter
 from microflow.stores.postgres.columns import STATUSES
+from microflow.stores.postgres.kinds import kinds_of
 from microflow.stores.postgres.names import Names
 from microflow.stores.postgres.parking import Gone, ParkingInTransaction
 from microflow.stores.postgres.session import Session
@@ -18,9 +19,6 @@ from microflow.stores.postgres.sessions import Sessions
 SQL = statements(Path(__file__).with_name("inbox.sql"))
 PURGED_AT_ONCE = 1000
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-_Row = tuple[int, bytes, int, bytes, int, int]
-"""Handler, digest, status, content, partition, offset, as the statements take them."""
 
 
 class PostgresInbox:
@@ -69,26 +67,14 @@ class InboxInTransaction:
         """Enter claims; true for each one granted. One statement, whatever their number."""
         if not claims:
             return []
-        handlers = await self._names.handlers({claim.key.handler for claim in claims})
-        partitions = await self._names.partitions({claim.source for claim in claims})
-        rows = [
-            (
-                handlers[claim.key.handler],
-                claim.key.digest,
-                STATUSES[claim.status],
-                claim.content,
-                partitions[claim.source],
-                claim.offset,
-            )
-            for claim in claims
-        ]
         if not any(claim.resumes for claim in claims):
-            return await self._enter(rows, now)
+            return await self._enter(claims, now)
         granted = [False] * len(claims)
         for resumes, method in ((False, self._enter), (True, self._resume)):
             places = [place for place, claim in enumerate(claims) if claim.resumes is resumes]
             if places:
-                for place, is_granted in zip(places, await method([rows[place] for place in places], now), strict=True):
+                answers = await method([claims[place] for place in places], now)
+                for place, is_granted in zip(places, answers, strict=True):
                     granted[place] = is_granted
         return granted
 
@@ -118,35 +104,59 @@ class InboxInTransaction:
             [letter.record.offset for letter in letters],
         )
 
-    async def _enter(self, rows: Sequence[_Row], now: datetime) -> Sequence[bool]:
-        told = (await self._session.fetch(SQL["claim"], *map(list, zip(*rows, strict=True)), now))[0]
+    async def _enter(self, claims: Sequence[Claim], now: datetime) -> Sequence[bool]:
+        kinds, kind_of = kinds_of([(claim.key.handler, claim.status, claim.source) for claim in claims])
+        handlers = await self._names.handlers({handler for handler, _, _ in kinds})
+        partitions = await self._names.partitions({source for _, _, source in kinds})
+        (told,) = await self._session.fetch(
+            SQL["claim"],
+            kind_of,
+            [claim.key.digest for claim in claims],
+            [claim.content for claim in claims],
+            [claim.offset for claim in claims],
+            [handlers[handler] for handler, _, _ in kinds],
+            [STATUSES[status] for _, status, _ in kinds],
+            [partitions[source] for _, _, source in kinds],
+            now,
+        )
         if self.transaction not in {None, told["transaction"]}:
             raise StoreError("The transaction was ended behind microflow's back.")
         self.transaction = told["transaction"]
         if told["handlers"] is None:
-            return [True] * len(rows)
+            return [True] * len(claims)
         granted = set(zip(told["handlers"], told["digests"], strict=True))
-        return _first_of_each(rows, granted)
+        return _first_of_each([(handlers[claim.key.handler], claim.key.digest) for claim in claims], granted)
 
-    async def _resume(self, rows: Sequence[_Row], now: datetime) -> Sequence[bool]:
-        first = list({row[:2]: row for row in reversed(rows)}.values())
-        columns = [list(column) for column in zip(*first, strict=True)]
-        await self._parking.lock_parked(columns[0], columns[1])
-        found = await self._session.fetch_planned_anew(SQL["resume"], *columns, now)
+    async def _resume(self, claims: Sequence[Claim], now: datetime) -> Sequence[bool]:
+        handlers = await self._names.handlers({claim.key.handler for claim in claims})
+        partitions = await self._names.partitions({claim.source for claim in claims})
+        first = list({claim.key: claim for claim in reversed(claims)}.values())
+        numbers, digests = [handlers[claim.key.handler] for claim in first], [claim.key.digest for claim in first]
+        await self._parking.lock_parked(numbers, digests)
+        found = await self._session.fetch_planned_anew(
+            SQL["resume"],
+            numbers,
+            digests,
+            [STATUSES[claim.status] for claim in first],
+            [claim.content for claim in first],
+            [partitions[claim.source] for claim in first],
+            [claim.offset for claim in first],
+            now,
+        )
         await self._parking.free_behind(
             Gone(row["topic"], row["key"], row["handler"], row["ordering"])
             for row in found
             if row["status"] != STATUSES["parked"]
         )
-        return _first_of_each(rows, {(row["handler"], row["digest"]) for row in found})
+        granted = {(row["handler"], row["digest"]) for row in found}
+        return _first_of_each([(handlers[claim.key.handler], claim.key.digest) for claim in claims], granted)
 
 
-def _first_of_each(rows: Sequence[_Row], granted: set[tuple[int, bytes]]) -> Sequence[bool]:
+def _first_of_each(keys: Sequence[tuple[int, bytes]], granted: set[tuple[int, bytes]]) -> Sequence[bool]:
     """Whether each was granted: of the same claim twice, the first."""
     left = set(granted)
     answers = []
-    for row in rows:
-        key = row[:2]
+    for key in keys:
         answers.append(key in left)
         left.discard(key)
     return answers

@@ -1,11 +1,17 @@
 -- In the order of the primary key, so that two who claim the same events do not wait for each other in a ring. Of the
--- same claim twice the first is entered. What was granted is told only if it was not all.
+-- same claim twice the first is entered. What was granted is told only if it was not all. Handler, status and partition
+-- are said once for each kind of claim: most are of one.
 -- name: claim
-with granted as (
+with claim as (
+    select ($5::integer[])[kind] as handler, digest, ($6::smallint[])[kind] as status, content,
+        ($7::integer[])[kind] as partition, "offset", place
+    from unnest($1::integer[], $2::bytea[], $3::bytea[], $4::bigint[])
+        with ordinality as claim (kind, digest, content, "offset", place)
+),
+granted as (
     insert into microflow.inbox (handler, digest, status, content, partition, "offset", completed_at)
-    select handler, digest, status, content, partition, "offset", case when status <> 1 then $7::timestamptz end
-    from unnest($1::integer[], $2::bytea[], $3::smallint[], $4::bytea[], $5::integer[], $6::bigint[])
-        with ordinality as claim (handler, digest, status, content, partition, "offset", place)
+    select handler, digest, status, content, partition, "offset", case when status <> 1 then $8::timestamptz end
+    from claim
     order by handler, digest, place
     on conflict do nothing
     returning handler, digest

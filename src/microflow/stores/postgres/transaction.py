@@ -19,6 +19,7 @@ from microflow.stores.postgres.connection import PostgresConnection
 from microflow.stores.postgres.dead_letters import DeadLettersInTransaction
 from microflow.stores.postgres.errors import FROM_DRIVER, translated
 from microflow.stores.postgres.inbox import InboxInTransaction
+from microflow.stores.postgres.kinds import kinds_of
 from microflow.stores.postgres.locks import ALONE, OUTBOX_KEY, PARTITION, REGISTRY, SHARED, lock, number_of
 from microflow.stores.postgres.names import Names
 from microflow.stores.postgres.parking import ParkingInTransaction
@@ -183,16 +184,18 @@ class PostgresTransaction:
         if script := self._lock_script({OrderingKey(*key) for key in keys}):
             await self._script(script)
         numbers = await self._names.partitions(changes.watermarks)
+        kinds, kind_of = kinds_of([(row.topic, row.created_at, row.publisher, row.partition) for row in rows])
         (told,) = await self._session.fetch(
             SQL["write"],
             self._names.service,
-            [row.topic for row in rows],
+            kind_of,
             [row.key for row in rows],
             [row.value for row in rows],
             [encode_headers(row.headers) for row in rows],
-            [row.created_at for row in rows],
-            [row.publisher for row in rows],
-            [row.partition for row in rows],
+            [topic for topic, *_ in kinds],
+            [created_at for _, created_at, *_ in kinds],
+            [publisher for *_, publisher, _ in kinds],
+            [partition for *_, partition in kinds],
             [numbers[partition] for partition in changes.watermarks],
             list(changes.watermarks.values()),
             self._settled.up_to(self._session),
