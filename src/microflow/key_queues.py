@@ -9,6 +9,7 @@ from microflow.ports import Blocked
 
 MUST_BE_COMMITTED = (Failed, Inside)
 """After these the next execution of the key waits for the commit."""
+NO_HANDLERS: frozenset[str] = frozenset()
 
 
 class KeyQueue:
@@ -17,12 +18,12 @@ class KeyQueue:
     def __init__(self) -> None:
         self.executions: deque[Execution] = deque()
         self.blocked_all = False
-        self.blocked_handlers: set[str] = set()
+        self.blocked_handlers = NO_HANDLERS
 
     def learn(self, blocked: Blocked | None) -> None:
         """Take over what the store knows, and what is postponed here and not yet committed."""
         self.blocked_all = blocked is not None and blocked.all_handlers
-        self.blocked_handlers = set(blocked.handlers) if blocked is not None else set()
+        self.blocked_handlers = blocked.handlers if blocked is not None else NO_HANDLERS
         for execution in self.executions:
             if isinstance(execution.outcome, Postponed):
                 self.block(execution)
@@ -32,7 +33,7 @@ class KeyQueue:
         if execution.order == "key":
             self.blocked_all = True
         elif execution.order == "handler":
-            self.blocked_handlers.add(execution.claim_key.handler)
+            self.blocked_handlers |= {execution.claim_key.handler}
 
     def blocks(self, execution: Execution) -> bool:
         if execution.parked is not None or execution.handler is None:
@@ -47,9 +48,10 @@ class KeyQueue:
     def next(self) -> Execution | None:
         """The execution whose turn it is; None while an earlier one runs, or must be committed first."""
         for execution in self.executions:
-            if execution.state is WAITING:
+            state = execution.state
+            if state is WAITING:
                 return execution
-            if execution.state is RUNNING or isinstance(execution.outcome, MUST_BE_COMMITTED):
+            if state is RUNNING or isinstance(execution.outcome, MUST_BE_COMMITTED):
                 return None
             if execution.delivery.mark is not None:  # the next one may end the process, and this one's result with it
                 return None

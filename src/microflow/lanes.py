@@ -209,9 +209,7 @@ class Lane:
         fresh = [each.claim_key for each in arrived if each.parked is None]
         keys = {each.delivery.ordering for each in arrived if each.delivery.ordering is not None}
         self._unsure.clear()
-        seen, blocked = await asyncio.gather(
-            insist(lambda: store.inbox.seen(fresh)), insist(lambda: store.parking.blocked(keys))
-        )
+        seen, blocked = await insist(lambda: store.look_up(fresh, keys))
         if again := [each.claim_key for each in arrived if each.delivery.sent_again and each.claim_key in seen]:
             await insist(lambda: self._redrive(again))
         while unsure := self._unsure & keys:  # a transaction has ended since, which may have parked some

@@ -13,6 +13,7 @@ from microflow.ports import (
     Appended,
     Changes,
     Claim,
+    ClaimKey,
     Connection,
     OrderingKey,
     OutboxRow,
@@ -53,7 +54,8 @@ class Moments:
 
 
 class DisturbedStore:
-    """A store with `moments`: begin, fence, claim, write, commit, committed, probe, ROOM.METHOD, after ROOM.METHOD."""
+    """A store with `moments`: begin, fence, claim, write, commit, committed, probe, look_up, ROOM.METHOD; after look_up,
+    after ROOM.METHOD."""
 
     def __init__(self, store: SqliteStore, moments: Moments, *, lanes: int = 1) -> None:
         self._store = store
@@ -63,6 +65,12 @@ class DisturbedStore:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
         return _Room(found, name, self._moments) if name in ROOMS else found
+
+    async def look_up(self, claims: Collection[ClaimKey], keys: Collection[OrderingKey]) -> Any:
+        await self._moments.reach("look_up")
+        told = await self._store.look_up(claims, keys)
+        await self._moments.reach("after look_up")
+        return told
 
     async def probe(self) -> None:
         await self._moments.reach("probe")

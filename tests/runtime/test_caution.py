@@ -451,6 +451,7 @@ async def test_a_parked_event_does_not_wait_with_care_for_one_that_waits_to_be_r
         await it.pass_time(10)
         await it.settle()
 
+        assert not moments.planned["inbox.seen"]
         assert sorted(await it.effects(handler="note")) == ["a"]
         assert sorted(await it.effects(handler="settle")) == ["a"]
 

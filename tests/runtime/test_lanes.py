@@ -315,7 +315,7 @@ async def test_what_arrives_while_an_earlier_event_of_its_key_is_parked_waits_fo
         await it.start(accept, store=lambda store: DisturbedStore(store, moments))
         await it.emit(Placed(order="a", number=0))
         await it.until(lambda: gate.waiting)
-        moments.plan("after parking.blocked", lambda: gate.pass_through("told"))
+        moments.plan("after look_up", lambda: gate.pass_through("told"))
         await it.emit(Placed(order="a", number=1))
         await it.until(lambda: len(gate.waiting) == 2)
         gate.open("0")

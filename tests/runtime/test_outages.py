@@ -83,7 +83,7 @@ async def test_while_the_database_is_away_the_service_is_not_ready_and_says_why(
         assert (await process.worker.readiness()).ready
 
 
-@pytest.mark.parametrize("moment", ["begin", "fence", "claim", "write", "commit", "committed", "inbox.seen"])
+@pytest.mark.parametrize("moment", ["begin", "fence", "claim", "write", "commit", "committed", "look_up"])
 def test_a_passing_error_is_tried_five_times_uncounted(moment: str) -> None:
     """Rule 5: "serialization failures, deadlocks and connections that died are first retried five times"."""
 

@@ -560,6 +560,12 @@ class Store(Protocol):
     @property
     def handlers(self) -> Handlers: ...
 
+    async def look_up(
+        self, claims: Collection[ClaimKey], keys: Collection[OrderingKey]
+    ) -> tuple[Mapping[ClaimKey, bytes], Mapping[OrderingKey, Blocked]]:
+        """What is known of events that arrive: `inbox.seen` of these claims, `parking.blocked` of these keys."""
+        ...
+
     def transaction(self, *, pause: timedelta | None = None) -> AbstractAsyncContextManager[Transaction]:
         """Begin; commit when the block ends, roll back when it raises.
 

@@ -77,7 +77,7 @@ async def test_a_table_that_was_empty_when_it_was_first_asked_is_not_read_throug
         )
         (session, *_) = store._reading._idle
         name = (await session.prepared(SQL["seen"])).get_name()
-        plan = str(await session.raw.fetch(f"explain execute {name}('{{1}}', '{{a}}')"))
+        plan = str(await session.raw.fetch(f"explain execute {name}('shop', '{{1}}', '{{a}}')"))
 
         assert "Index Scan using inbox_pkey" in plan
         assert "Seq Scan" not in plan

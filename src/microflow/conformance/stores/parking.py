@@ -18,7 +18,7 @@ from microflow.conformance.stores.examples import (
     parked,
 )
 from microflow.conformance.stores.harness import Harness
-from microflow.ports import Blocked, OrderingKey, TopicPartition
+from microflow.ports import Blocked, ClaimKey, OrderingKey, TopicPartition
 
 parking: Scenarios[Harness] = Scenarios()
 
@@ -251,6 +251,28 @@ async def blocked_tells_what_waits_behind_each_key(harness: Harness) -> None:
         b"6": Blocked(True, blocked[OrderingKey("orders", b"6")].handlers),
     }
     assert dict(await store.parking.blocked([])) == {}
+
+
+@parking.add()
+async def what_is_known_of_events_that_arrive_is_what_inbox_and_parked_rows_say(harness: Harness) -> None:
+    """What is known of events that arrive: `inbox.seen` of these claims, `parking.blocked` of these keys."""
+    store = await harness.open()
+    claims, keys = [a_key(number) for number in range(4)], [OrderingKey("orders", b"1"), OrderingKey("orders", b"2")]
+
+    async def known() -> tuple[dict[ClaimKey, bytes], dict[OrderingKey, Blocked]]:
+        seen, blocked = await store.look_up(claims, keys)
+        assert (seen, blocked) == (await store.inbox.seen(claims), await store.parking.blocked(keys))
+        return dict(seen), dict(blocked)
+
+    assert await known() == ({}, {})
+    await commit(store, [a_claim(1, content=b"one")])
+    assert await known() == ({a_key(1): b"one"}, {})
+    await park(store, parked(2, key=b"2", order="none"), parked(3, key=None))
+    assert [len(each) for each in await known()] == [3, 0]
+    await park(store, parked(4, key=b"2", order="handler"))
+    assert [len(each) for each in await known()] == [3, 1]
+    assert await store.look_up([], keys) == ({}, await store.parking.blocked(keys))
+    assert [len(each) for each in await store.look_up(claims, [])] == [3, 0]
 
 
 @parking.add()

@@ -30,13 +30,16 @@ class PostgresInbox:
         self._purged: dict[int, datetime] = {}  # how far, of the partitions where there may be more
 
     async def seen(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
-        if not keys:
-            return {}
+        return (await self.look_up(keys))[0] if keys else {}
+
+    async def look_up(self, keys: Collection[ClaimKey]) -> tuple[Mapping[ClaimKey, bytes], bool]:
+        """The claims that are there, and whether anything is parked that others wait for."""
         numbers = await self._names.handlers({key.handler for key in keys})
         asked = list(keys)
         handlers, digests = [numbers[key.handler] for key in asked], [key.digest for key in asked]
-        rows = await self._sessions.fetch(SQL["seen"], handlers, digests)
-        return {asked[row["place"] - 1]: row["content"] for row in rows}
+        rows = await self._sessions.fetch(SQL["seen"], self._names.service, handlers, digests)
+        seen = {asked[place - 1]: content for place, content in rows if place is not None}
+        return seen, len(seen) < len(rows)
 
     async def purge(self, *, completed_before: datetime, limit: int) -> int:
         purged = 0

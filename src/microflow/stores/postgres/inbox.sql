@@ -60,13 +60,18 @@ from unnest($1::integer[], $2::bytea[], $3::bytea[], $4::integer[], $5::bigint[]
     as letter (handler, digest, content, partition, "offset")
 on conflict (handler, digest) do update set status = 1, completed_at = null;
 
--- A lookup for each, however large the inbox is and whatever the planner thinks of it.
+-- A lookup for each, however large the inbox is and whatever the planner thinks of it. A row without a place says that
+-- something is parked which others wait for: hardly ever, so that hardly ever anybody has to ask for what.
 -- name: seen
 select wanted.place, claim.content
-from unnest($1::integer[], $2::bytea[]) with ordinality as wanted (handler, digest, place)
+from unnest($2::integer[], $3::bytea[]) with ordinality as wanted (handler, digest, place)
 cross join lateral (
     select content from microflow.inbox where handler = wanted.handler and digest = wanted.digest limit 1
-) as claim;
+) as claim
+union all
+select null, null
+where exists (select 1 from microflow.parked where service = $1 and ordering = 2 and key is not null)
+    or exists (select 1 from microflow.parked where service = $1 and ordering = 1 and key is not null);
 
 -- name: passed partitions
 select partition.id, mark.watermark

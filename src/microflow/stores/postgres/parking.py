@@ -31,12 +31,9 @@ class PostgresParking:
     async def blocked(self, keys: Collection[OrderingKey]) -> Mapping[OrderingKey, Blocked]:
         if not keys:
             return {}
-        service = self._names.service
-        if not (await self._sessions.fetch(SQL["anything that others wait for"], service))[0][0]:
-            return {}
         asked = list(keys)
         topics, bytes_of = [key.topic for key in asked], [key.key for key in asked]
-        rows = await self._sessions.fetch(SQL["blocked"], service, topics, bytes_of)
+        rows = await self._sessions.fetch(SQL["blocked"], self._names.service, topics, bytes_of)
         return {
             asked[row["place"] - 1]: Blocked(row["all_handlers"], frozenset(row["handlers"]))
             for row in rows

@@ -173,10 +173,6 @@ from unnest($2::integer[], $3::bytea[]) as halted (handler, digest)
 where parked.handler = halted.handler and parked.digest = halted.digest
 returning parked.handler, parked.digest;
 
--- name: anything that others wait for
-select exists (select 1 from microflow.parked where service = $1 and ordering = 2 and key is not null)
-    or exists (select 1 from microflow.parked where service = $1 and ordering = 1 and key is not null);
-
 -- name: blocked
 select wanted.place, exists (
         select 1 from microflow.parked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from microflow.embedded.statements import statements
 from microflow.errors import IdentityError
-from microflow.ports import Clock, Migration
+from microflow.ports import Blocked, ClaimKey, Clock, Migration, OrderingKey
 from microflow.stores.postgres import tables
 from microflow.stores.postgres.connection import PostgresConnection
 from microflow.stores.postgres.dead_letters import PostgresDeadLetters
@@ -90,6 +90,12 @@ class PostgresStore:
     @property
     def lanes(self) -> int:
         return self._lanes
+
+    async def look_up(
+        self, claims: Collection[ClaimKey], keys: Collection[OrderingKey]
+    ) -> tuple[Mapping[ClaimKey, bytes], Mapping[OrderingKey, Blocked]]:
+        seen, do_some_wait = await self.inbox.look_up(claims)
+        return seen, await self.parking.blocked(keys) if do_some_wait else {}
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[PostgresTransaction]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from microflow.embedded.database import Database
 from microflow.embedded.errors import cannot_open
 from microflow.embedded.statements import statements
 from microflow.errors import IdentityError, StoreUnavailable
-from microflow.ports import Clock, Migration
+from microflow.ports import Blocked, ClaimKey, Clock, Migration, OrderingKey
 from microflow.stores.sqlite import tables
 from microflow.stores.sqlite.connection import SqliteConnection
 from microflow.stores.sqlite.dead_letters import SqliteDeadLetters
@@ -75,6 +75,11 @@ class SqliteStore:
     def path(self) -> Path:
         """Where the file is; with `memory=True`, in a folder that is gone when all who opened it have closed it."""
         return self._database.path
+
+    async def look_up(
+        self, claims: Collection[ClaimKey], keys: Collection[OrderingKey]
+    ) -> tuple[Mapping[ClaimKey, bytes], Mapping[OrderingKey, Blocked]]:
+        return await self.inbox.seen(claims), await self.parking.blocked(keys)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, pause: timedelta | None = None) -> AsyncIterator[SqliteTransaction]:
