@@ -54,8 +54,8 @@ class Moments:
 
 
 class DisturbedStore:
-    """A store with `moments`: begin, fence, claim, write, commit, committed, probe, look_up, ROOM.METHOD; after look_up,
-    after ROOM.METHOD."""
+    """A store with `moments`: begin, fence, claim, write, commit, committed, probe, look_up, ROOM.METHOD; after
+    look_up, after ROOM.METHOD."""
 
     def __init__(self, store: SqliteStore, moments: Moments, *, lanes: int = 1) -> None:
         self._store = store

@@ -7,7 +7,6 @@ import contextlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -263,10 +262,10 @@ async def test_beside_an_old_snapshot_the_dead_rows_are_not_passed(
         await reporter.execute("begin isolation level repeatable read")
         await reporter.fetchval("select count(*) from microflow.outbox")
         for _ in range(20):
-            await commit(store, outbox=[replace(an_outbox_row(0, key=b"a"), value=b"x" * 1_500)] * 100)
+            await commit(store, outbox=[an_outbox_row(0, key=b"a")._replace(value=b"x" * 1_500)] * 100)
             assert len(await _scan(store)) == 100
         await _settle(store)
-        await commit(store, outbox=[replace(an_outbox_row(0, key=b"a"), publisher=7)])
+        await commit(store, outbox=[an_outbox_row(0, key=b"a")._replace(publisher=7)])
         assert len(await _scan(store)) == 1
         (session, *_) = store._relaying._idle
         known = store._settled.up_to(session)

@@ -4,13 +4,13 @@
 -- common is said once for each kind of row: most are of one.
 -- name: write
 with given as (
-    select row.*, kind.*, (hashtextextended(topic || ' ' || encode(key, 'hex'), 0) & 2147483647)::integer as spread
+    select row.*, common.*, (hashtextextended(topic || ' ' || encode(key, 'hex'), 0) & 2147483647)::integer as spread
     from unnest($2::integer[], $3::bytea[], $4::bytea[], $5::bytea[])
         with ordinality as row (kind, key, value, headers, place)
     cross join lateral (
         select ($6::text[])[row.kind] as topic, ($7::timestamptz[])[row.kind] as created_at,
             ($8::bigint[])[row.kind] as publisher, ($9::integer[])[row.kind] as partition
-    ) as kind
+    ) as common
 ),
 appended as (
     insert into microflow.outbox (service, topic, key, value, headers, created_at, publisher, partition)
