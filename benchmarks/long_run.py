@@ -32,11 +32,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class LongRun:
-    """Events a second of each tenth; memory in bytes after the warm-up and at the end, its slope in bytes per event."""
+    """Events a second of each tenth, the memory in bytes after it, and the slope of that in bytes per event, without
+    the warm-up."""
 
     rates: Sequence[float]
-    begin: Sample
-    end: Sample
+    memory: Sequence[int]
     slope: float
 
 
@@ -56,15 +56,10 @@ async def measure_long_run(scenery: Scenery, variant: str, *, events: int) -> Lo
         ends.cancel()
     counted = [each for each in samples if each.events >= events * WARM_UP]
     slope = statistics.linear_regression([each.events for each in counted], [each.memory for each in counted]).slope
-    return LongRun(_rates(samples, events), counted[0], counted[-1], slope)
-
-
-def _rates(samples: Sequence[Sample], events: int) -> list[float]:
-    """Between the samples that come next after each tenth."""
-    first = Sample(0.0, 0, 0)
-    bounds = [next(each for each in samples if each.events >= events * part / PARTS) for part in range(1, PARTS + 1)]
-    return [
+    tenths = [next(each for each in samples if each.events >= events * part / PARTS) for part in range(1, PARTS + 1)]
+    rates = [
         (after.events - before.events) / (after.seconds - before.seconds)
-        for before, after in pairwise([first, *bounds])
+        for before, after in pairwise([Sample(0.0, 0, 0), *tenths])
         if after is not before
     ]
+    return LongRun(rates, [each.memory for each in tenths], slope)

@@ -155,12 +155,12 @@ async def measure_growth(*, events: int) -> dict[str, Any]:
         await scenery.preload(events)
         run = await measure_long_run(scenery, "2", events=events)
     write(f"\n{events:,} events of one service with two lanes, all in the topic when it began")
+    memory = [each / 2**20 for each in run.memory]
     write("  events/s of each tenth        " + ", ".join(f"{rate:,.0f}" for rate in run.rates))
     write(f"  the last tenth over the first {run.rates[-1] / run.rates[0]:.2f}")
-    for name, sample in (("after the warm-up", run.begin), ("at the end", run.end)):
-        write(f"  memory {name:<22} {sample.memory / 2**20:.1f} MiB after {sample.events:,} events")
-    write(f"  slope of the memory           {run.slope:.2f} bytes per event")
-    return {"rates": run.rates, "begin": asdict(run.begin), "end": asdict(run.end), "slope": run.slope}
+    write("  memory after each, MiB        " + ", ".join(f"{each:.1f}" for each in memory))
+    write(f"  its slope after the third     {run.slope:.2f} bytes per event")
+    return asdict(run)
 
 
 def write(line: str) -> None:
