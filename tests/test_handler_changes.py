@@ -26,6 +26,7 @@ from microflow.conformance.stores.examples import (
 from microflow.errors import MicroflowError, TargetError
 from microflow.handler_changes import rename_handler, retire_handler
 from microflow.handlers import Trigger
+from microflow.ports import DeadLetter, OutboxRow
 from microflow.stores.sqlite import SqliteStore
 from tests.asynchronous import asynchronous
 
@@ -67,6 +68,24 @@ async def test_what_waits_for_a_retired_handler_becomes_dead_letters_with_all_th
         assert dict(await store.parking.counts()) == {"ship": 1}
         assert await due(store) == [(9, "ship")]  # nothing that it waited for is before it any more
         assert list(await commit(store, [a_claim(0)])) == [False]
+
+
+@asynchronous
+async def test_what_becomes_a_dead_letter_is_copied_and_what_was_one_is_not_copied_again() -> None:
+    """Rules 7 and 12."""
+
+    def copy_of(letter: DeadLetter) -> OutboxRow:
+        return OutboxRow("dlq-payments", letter.record.key, letter.record.value, (), letter.failed_at)
+
+    async with a_store() as store:
+        await commit(store, [a_claim(1, status="parked")], parked=[parked(1, due=None)], dead_letters=[a_letter(1)])
+        await park(store, parked(2, key=b"order-2"))
+
+        assert await retire_handler(store, "take_payment", now=NOW + SECOND, copy_of=copy_of) == 2
+
+        [copy] = await store.outbox.pending(after=-1, limit=9)
+        assert (copy.topic, copy.key) == ("dlq-payments", b"order-2")
+        assert len(await store.dead_letters.list()) == 2
 
 
 @asynchronous

@@ -57,6 +57,11 @@ class Copies:
         self._refused = refused
         self._exists = False
 
+    @property
+    def can_be_made(self) -> bool:
+        """Whether the log has a topic for them, as far as was seen."""
+        return self._exists
+
     async def look(self) -> None:
         """See whether the topic is there, and make it where the log does that by itself. Raises TransportError."""
         self._exists = not await self._transport.topics.ensure([self.topic])

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeAlias
 
-from microflow.errors import MicroflowError, TargetError, nearest
-from microflow.ports import Changes, DeadLetter, Parked, Registry, Store
+from microflow.errors import MicroflowError, StoreConflict, TargetError, nearest
+from microflow.ports import Changes, DeadLetter, OutboxRow, Parked, Registry, Store
 
 AT_ONCE = 1000
+TRIES = 5
+RETIRED = "retired"
+
+CopyOf: TypeAlias = Callable[[DeadLetter], OutboxRow | None]
 
 
-async def retire_handler(store: Store, name: str, *, now: datetime) -> int:
+def no_copy(letter: DeadLetter) -> OutboxRow | None:
+    """For a log without a topic of dead letters, or one that cannot be asked."""
+    return None
+
+
+async def retire_handler(store: Store, name: str, *, now: datetime, copy_of: CopyOf = no_copy) -> int:
     """Forget a handler. What waits for it becomes dead letters, with all bytes; return how many there were.
+
+    `copy_of` makes the rows that copy them to the topic of the service's dead letters.
 
     Raises TargetError for one that nothing is known of, and MicroflowError while a process that lives has it.
     """
@@ -23,12 +35,18 @@ async def retire_handler(store: Store, name: str, *, now: datetime) -> int:
         triggers = registry.handlers[name].triggers.keys()
         await store.handlers.forget({name: triggers}, now=now, although_awaited=True)
         await _check_nobodys(store, name, now=now)
-    retired = 0
+    retired, conflicts = 0, 0
     while rows := await store.parking.waiting(name, limit=AT_ONCE):
         letters = await _letters(store, rows, now=now)
-        async with store.transaction() as transaction:
-            await transaction.write(Changes(dead_letters=letters))
-        retired += len(rows)
+        try:
+            async with store.transaction() as transaction:
+                await transaction.write(Changes(dead_letters=letters, outbox=_copies(letters, copy_of)))
+        except StoreConflict:  # a service at work holds some of these keys, and wants others
+            conflicts += 1
+            if conflicts == TRIES:
+                raise
+        else:
+            retired += len(rows)
     return retired
 
 
@@ -81,6 +99,12 @@ async def _letters(store: Store, rows: Sequence[Parked], *, now: datetime) -> li
     return [replace(found[row.claim], id=0) if row.claim in found else _letter(row, now=now) for row in rows]
 
 
+def _copies(letters: Sequence[DeadLetter], copy_of: CopyOf) -> list[OutboxRow]:
+    # One that was a dead letter before was copied then.
+    copies = (copy_of(letter) for letter in letters if letter.reason == RETIRED)
+    return [copy for copy in copies if copy is not None]
+
+
 async def _dead_letters(store: Store, handler: str) -> list[DeadLetter]:
     letters: list[DeadLetter] = []
     while page := await store.dead_letters.list(handler=handler, limit=AT_ONCE, after=letters[-1].id if letters else 0):
@@ -92,7 +116,7 @@ def _letter(row: Parked, *, now: datetime) -> DeadLetter:
     return DeadLetter(
         claim=row.claim,
         record=row.record,
-        reason="retired",
+        reason=RETIRED,
         error=row.error or "its handler was retired before it came to it",
         trace="",
         attempts=row.attempt,

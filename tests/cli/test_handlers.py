@@ -87,10 +87,24 @@ def test_a_removed_handler_is_retired_and_nothing_is_lost(waiting: Project) -> N
     assert done.returncode == 0, done.stderr
     [letter] = waiting.json_lines("dead-letters", "list")
     assert (letter["handler"], letter["reason"], letter["attempts"]) == ("take_payment", "retired", 1)
+    assert "copied" not in done.stdout
+    assert "dlq-payments" in waiting.run("outbox", "status", "--service", "payments").stdout
 
     service = waiting.start("run", "payments.py")
     service.until_ready()
     assert [each["handler"] for each in waiting.json_lines("handlers", "list")] == ["send_bill"]
+
+
+def test_a_handler_is_retired_without_copies_where_its_log_is_not_and_that_is_said(waiting: Project) -> None:
+    done = waiting.run("handlers", "retire", "take_payment", "--yes", "--service", "payments", "--log", "127.0.0.1:1")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == (
+        "Nothing of it was copied to dlq-payments: Kafka is not reachable at 127.0.0.1:1 (connection refused)."
+    )
+    [letter] = waiting.json_lines("dead-letters", "list")
+    assert letter["reason"] == "retired"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from microflow.clocks import SystemClock
 from microflow.envelopes import seal_root
@@ -238,6 +238,20 @@ class Till:
             found[letter["handler"]].add(letter["event"])
         return found
 
+    async def copied(self) -> dict[str, list[str]]:
+        """The events of which the log has a copy as a dead letter, by the handler that gave them up."""
+        found: dict[str, list[str]] = defaultdict(list)
+        places = [TopicPartition(f"dlq-{self.service}", number) for number in range(PARTITIONS)]
+        async with AIOKafkaConsumer(bootstrap_servers=self._kafka, auto_offset_reset="earliest") as consumer:
+            consumer.assign(places)
+            ends = await consumer.end_offsets(places)
+            while any([await consumer.position(each) < ends[each] for each in places]):
+                for batch in (await consumer.getmany(timeout_ms=100)).values():
+                    for record in batch:
+                        headers = dict(record.headers)
+                        found[headers["__dlq.errors.handler"].decode()].append(headers["ce_id"].decode())
+        return found
+
     def until(self, condition: str, *arguments: Any, of: Sequence[Child]) -> None:
         """Wait until a query gives true."""
         end = time.monotonic() + PATIENCE
@@ -287,7 +301,8 @@ def test_versions_follow_each_other_and_every_handler_has_what_is_its_own(
     everything = len(till.sent)
     for handler in ("count", "note"):
         till.until("select count(*) = $2 from effects where handler = $1", handler, everything, of=running)
-    till.until("select count(*) = 0 from microflow.parked", of=running)
+    for table in ("parked", "outbox"):
+        till.until(f"select count(*) = 0 from microflow.{table}", of=running)
     for child in running:
         assert child.stop() == 0
 
@@ -305,6 +320,8 @@ def test_versions_follow_each_other_and_every_handler_has_what_is_its_own(
         handler = f"only_{version}"
         _is_all_that_came_in_its_time(till, handler, done[handler].keys(), dead[handler], at_work=version > rounds)
         assert {effect.version for effect in done[handler].values()} == {version}
+    copied = asyncio.run(till.copied())
+    assert {handler: set(its) for handler, its in copied.items()} == {name: its for name, its in dead.items() if its}
     assert {effect.version for effect in done["note"].values()} == set(range(1, rounds + 2))
 
 

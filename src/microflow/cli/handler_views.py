@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from microflow.cli.dead_letter_views import local_time
 from microflow.cli.look import Look
+from microflow.cli.paths import log_in_words
+from microflow.cli.probes.log import is_there
 from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
 from microflow.cli.service_databases import opened, services_meant
+from microflow.cli.serving import set_up
 from microflow.clocks import SystemClock
-from microflow.errors import TargetError
-from microflow.handler_changes import checked, rename_handler, retire_handler
+from microflow.connect import connect_transport, look_at_database
+from microflow.dead_letter_copies import Copies, topic_of_copies
+from microflow.errors import TargetError, TransportError
+from microflow.handler_changes import CopyOf, checked, no_copy, rename_handler, retire_handler
 from microflow.handlers import Trigger, is_name
 from microflow.ports import Registered, Store
 from microflow.settings import Settings, read_settings
@@ -56,27 +62,35 @@ def list_all(target: str | None, service: str | None, *, database: str | None, l
 
 
 def retire_one(
-    name: str, target: str | None, service: str | None, *, database: str | None, yes: bool, look: Look
+    name: str, target: str | None, service: str | None, *, flags: Mapping[str, str | None], yes: bool, look: Look
 ) -> int:
     """Retire a handler, or with `yes=False` show what that would do; return the exit code."""
-    settings = read_settings({"database": database})
+    settings = read_settings({**flags, "log_level": look.log_level})
     screen = Screen(look, log_format="console")
-    owner = _only_one(services_meant(target, service, database=database, settings=settings))
+    set_up(screen, settings)
+    owner = _only_one(services_meant(target, service, database=flags["database"], settings=settings))
+    uncopied = ""
 
     async def look_at_it(store: Store) -> int:
         await checked(store, name, now=SystemClock().now())
         return (await store.parking.counts()).get(name, 0)
 
     async def do_it(store: Store) -> int:
-        return await retire_handler(store, name, now=SystemClock().now())
+        nonlocal uncopied
+        async with AsyncExitStack() as opened:
+            copy_of, uncopied = await _copying(owner, settings, opened)
+            return await retire_handler(store, name, now=SystemClock().now(), copy_of=copy_of)
 
     count = asyncio.run(_with_store(owner, settings, do_it if yes else look_at_it))
     if screen.json:
-        screen.line(json_line({"service": owner, "handler": name, "retired": yes, "dead_letters": count}))
+        fields = {"service": owner, "handler": name, "retired": yes, "dead_letters": count}
+        screen.line(json_line({**fields, "uncopied": uncopied or None}))
     elif yes:
         screen.line(f"{owner} has no handler {name} any more.")
         if count:
             screen.line(f"{_dead(count, 'became')}:  microflow dead-letters list --service {owner}")
+        if count and uncopied:
+            screen.line(f"Nothing of it was copied to {topic_of_copies(owner)}: {uncopied}")
     else:
         fate = _dead(count, "that now waits for it would become" if count == 1 else "that now wait for it would become")
         fate = fate if count else "nothing waits for it"
@@ -106,6 +120,24 @@ def rename_one(old: str, new: str, target: str | None, service: str | None, *, d
         waiting = f", and {_waiting(count)} for it" if count else ""
         screen.line(f"The handler {old} of {owner} is called {new} now{waiting}.")
     return 0
+
+
+async def _copying(service: str, settings: Settings, opened: AsyncExitStack) -> tuple[CopyOf, str]:
+    """What makes copies for the topic of a service's dead letters, and if that is nothing, why."""
+    log = log_in_words(settings.kafka)
+    if not is_there(settings):
+        return no_copy, f"there is no {log}."
+    try:
+        transport = await connect_transport(settings, clock=SystemClock())
+        opened.push_async_callback(transport.close)
+        here = await transport.topics.cluster_id()
+        if (await look_at_database(settings, service=service)).cluster_id not in (None, here):
+            return no_copy, f"its database belongs to another log than {log}."
+        copies = Copies(service, transport, clock=SystemClock(), refused=lambda topic: False)
+        await copies.look()
+    except TransportError as error:
+        return no_copy, error.what
+    return (copies.copy_of, "") if copies.can_be_made else (no_copy, f"{log} has no such topic.")
 
 
 async def _with_store(service: str, settings: Settings, step: Callable[[Store], Awaitable[T]]) -> T:

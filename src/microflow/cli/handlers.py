@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from microflow.cli.look import Look, look_options, pass_look
-from microflow.cli.options import database_option
+from microflow.cli.options import database_option, log_option
 
 SERVICE_HELP = "The service. Without it, or a TARGET: those with a database here."
 
@@ -34,17 +34,20 @@ def list_handlers(look: Look, target: str | None, service: str | None, database:
 @click.option("--service", metavar="NAME", help=SERVICE_HELP)
 @click.option("--yes", is_flag=True, help="Do it. Without it, only what would be done is shown.")
 @database_option
+@log_option
 @look_options
 @pass_look
-def retire(look: Look, name: str, target: str | None, service: str | None, yes: bool, database: str | None) -> int:
+def retire(
+    look: Look, name: str, target: str | None, service: str | None, yes: bool, database: str | None, kafka: str | None
+) -> int:
     """Say that a handler was removed for good. What waits for it becomes dead letters, which can be given to another
-    one by renaming.
+    one by renaming. They are copied to the topic of the service's dead letters, if the log has one.
 
     Nothing is done without --yes, and nothing while a process has the handler.
     """
     from microflow.cli.handler_views import retire_one
 
-    return retire_one(name, target, service, database=database, yes=yes, look=look)
+    return retire_one(name, target, service, flags={"database": database, "kafka": kafka}, yes=yes, look=look)
 
 
 @handlers.command()
