@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from microflow.errors import MicroflowError, StoreConflict, TargetError, nearest
-from microflow.ports import Changes, DeadLetter, OutboxRow, Parked, Registry, Store
+from microflow.ports import Changes, DeadLetter, OrderingKey, OutboxRow, Parked, Registry, Store
 
 AT_ONCE = 1000
 TRIES = 5
@@ -38,9 +38,12 @@ async def retire_handler(store: Store, name: str, *, now: datetime, copy_of: Cop
     retired, conflicts = 0, 0
     while rows := await store.parking.waiting(name, limit=AT_ONCE):
         letters = await _letters(store, rows, now=now)
+        copies = _copies(letters, copy_of)
+        keys = {OrderingKey(copy.topic, copy.key) for copy in copies if copy.key is not None}
         try:
             async with store.transaction() as transaction:
-                await transaction.write(Changes(dead_letters=letters, outbox=_copies(letters, copy_of)))
+                await transaction.fence({}, keys=keys)
+                await transaction.write(Changes(dead_letters=letters, outbox=copies))
         except StoreConflict:  # a service at work holds some of these keys, and wants others
             conflicts += 1
             if conflicts == TRIES:
