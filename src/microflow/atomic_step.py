@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -55,10 +55,14 @@ class _WritesFailed(Exception):
 
 
 class AtomicStep:
-    """Commits batches of finished executions of partitions that this process owns."""
+    """Commits batches of finished executions of partitions that this process owns.
 
-    def __init__(self, runtime: Runtime) -> None:
+    `failed` is called for one that fails in its transaction, before anything else can happen.
+    """
+
+    def __init__(self, runtime: Runtime, *, failed: Callable[[Execution], None]) -> None:
         self._runtime = runtime
+        self._tell_failed = failed
 
     async def commit(self, batch: Sequence[Execution]) -> Settled:
         """Commit a batch, through outages and passing errors, without the executions that fail in it.
@@ -294,6 +298,7 @@ class AtomicStep:
             for execution in behind:
                 execution.wait_again()
             settled.reset.extend(behind)
+        self._tell_failed(failed)
 
 
 def parked_row(execution: Execution) -> Parked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from microflow.deliveries import RUNNING, WAITING, Execution, Failed, Inside, Postponed
 from microflow.ports import Blocked
@@ -19,6 +20,7 @@ class KeyQueue:
         self.executions: deque[Execution] = deque()
         self.blocked_all = False
         self.blocked_handlers = NO_HANDLERS
+        self._passed = 0  # of the first ones so many keep nobody waiting; a key may have dozens of them
 
     def learn(self, blocked: Blocked | None) -> None:
         """Take over what the store knows, and what is postponed here and not yet committed."""
@@ -40,6 +42,19 @@ class KeyQueue:
             return False
         return self.blocked_all or execution.handler.name in self.blocked_handlers
 
+    def remove(self, execution: Execution) -> None:
+        """A lane is done with an execution."""
+        if self.executions[0] is execution:
+            self.executions.popleft()
+            self._passed = max(self._passed - 1, 0)
+        else:
+            self.executions.remove(execution)
+            self.look_again()
+
+    def look_again(self) -> None:
+        """One that had finished has failed after all, or waits again."""
+        self._passed = 0
+
     def behind(self, execution: Execution) -> list[Execution]:
         """Those that come after one."""
         everybody = list(self.executions)
@@ -47,7 +62,7 @@ class KeyQueue:
 
     def next(self) -> Execution | None:
         """The execution whose turn it is; None while an earlier one runs, or must be committed first."""
-        for execution in self.executions:
+        for execution in islice(self.executions, self._passed, None):
             state = execution.state
             if state is WAITING:
                 return execution
@@ -55,4 +70,5 @@ class KeyQueue:
                 return None
             if execution.delivery.mark is not None:  # the next one may end the process, and this one's result with it
                 return None
+            self._passed += 1
         return None

@@ -46,7 +46,7 @@ class Lane:
     ) -> None:
         self._runtime = runtime
         self._circuits = runtime.circuits
-        self._step = AtomicStep(runtime)
+        self._step = AtomicStep(runtime, failed=self._look_again)
         self._committed = committed
         self._parked = parked
         self._emitted = emitted
@@ -356,6 +356,11 @@ class Lane:
         for name in dict.fromkeys(execution.delivery.queue for execution in batch):
             self._advance(name)
 
+    def _look_again(self, failed: Execution) -> None:
+        """One has failed in its transaction: whoever is behind it waits until that is committed."""
+        if (queue := self._queues.get(failed.delivery.queue)) is not None:
+            queue.look_again()
+
     def _recall_behind(self, failed: Execution) -> None:
         """What has started behind one that failed in its transaction waits again; what runs, as soon as it ends."""
         queue = self._queues.get(failed.delivery.queue)
@@ -388,7 +393,7 @@ class Lane:
         queue = self._queues.get(name)
         if queue is None:
             return
-        queue.executions.remove(execution)
+        queue.remove(execution)
         if parked:
             queue.block(execution)
         if not queue.executions:

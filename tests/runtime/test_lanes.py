@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from microflow.connection import Connection
 from microflow.context import Context
@@ -326,6 +327,37 @@ async def test_what_arrives_while_an_earlier_event_of_its_key_is_parked_waits_fo
         await it.settle()
 
         assert await it.effects() == ["0", "1"]
+
+
+@virtual
+async def test_nothing_starts_behind_one_that_has_failed_in_its_transaction() -> None:
+    """Rule 2: "starts when every earlier one has committed, or has finished successfully". It had, until its write."""
+    gate, moments, started = Gate(), Moments(), []
+
+    @on("Placed", retry=SOON)
+    async def accept(order: Placed, context: Context) -> None:
+        started.append(order.number)
+        if order.number == 1 and len(started) == 2:
+            await gate.pass_through("the second")
+        if order.number == 0 and context.attempt == 1:
+            context.write(WRONG)
+        context.write(WRITE, "accept", str(order.number))
+
+    async with bench() as it:
+        await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+        moments.plan("begin", partial(gate.pass_through, "the first"), partial(gate.pass_through, "its failure"))
+        await it.emit(*placed("a", 0, 1, 2))
+        await it.until(lambda: len(gate.waiting) == 2)
+        gate.open("the first")
+        await it.until(lambda: "its failure" in gate.waiting)
+        gate.open("the second")
+        await it.pass_time(0.1)
+        assert started == [0, 1]
+        gate.open()
+        await it.pass_time(5)
+        await it.settle()
+
+        assert await it.effects() == ["0", "1", "2"]
 
 
 @virtual
