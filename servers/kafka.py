@@ -129,7 +129,7 @@ class Broker:
         return self._process
 
     def _format(self) -> None:
-        run_tool("kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(self._file))
+        run_tool("kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}", "-c", str(self._file))
 
 
 def run_tool(tool: str, *arguments: str) -> str:
@@ -158,6 +158,7 @@ class Kafka:
         java_options: Sequence[str] = JAVA_OPTIONS,
     ) -> None:
         self._folder = new_folder("kafka")
+        # It may begin with a dash, and is then taken for an option unless it stands behind an equals sign.
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         protocols = {LISTENER: "PLAINTEXT", INTERNAL: "PLAINTEXT", **(listeners or {})}
         ports = free_ports(brokers * (1 + len(protocols)))
