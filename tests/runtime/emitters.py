@@ -118,10 +118,9 @@ class Emitter:
                         await Outbox("web", clock=self.clock).append(
                             transaction.connection, Accepted(order=key, number=number)
                         )
-                    rows = []
-                    for _ in range(count):
-                        number = await self._count(transaction, key)
-                        rows.append(self._row(key, number))
+                    numbers = [await self._count(transaction, key) for _ in range(count)]
+                    # All at once: rows of a key have one publisher in a call, and it may change while we count.
+                    rows = [self._row(key, number) for number in numbers]
                     hand_over.take(rows, await transaction.write(Changes(outbox=rows)))
                     if self.happens(weather.rollback):
                         raise StoreUnavailable("the disk is full")

@@ -81,9 +81,7 @@ async def run_storm_on_postgres(url: str, seed: int) -> tuple[dict[str, int], di
         return {row["name"]: row["number"] for row in rows}, first_occurrences(await read_all(log, "Accepted"))
 
 
-# Not explained yet: one in some twenty of these storms shows an event of a key in the log before its predecessor.
-@pytest.mark.torture
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(2, 24))])
 @asynchronous
 async def test_nor_on_postgresql_whose_writers_write_at_once(postgres_url: str, seed: int) -> None:
     """Rules 17, 19 and 20."""
