@@ -197,13 +197,20 @@ class Outgoing:
         """
         entries: list[_Entry] = []
         refused: set[Destination] = set()
+        left: set[OrderingKey | int] = set()  # to the scan, so what comes behind them in this transaction is, too
         for row, (position, has_publisher) in zip(rows, appended, strict=True):
             if not has_publisher:
+                left.add(ordering_of(row, position))
                 continue
             partition = self._destinations.partition_of(row.topic, row.key, row.headers, row.partition)
             if partition is None:
                 refused.add(row.topic)
-            elif row.publisher == self._publisher and self._destinations.is_open(partition):
+            elif (
+                row.publisher == self._publisher
+                and partition not in refused
+                and self._destinations.is_open(partition)
+                and not (left and ordering_of(row, position) in left)
+            ):
                 entries.append(self._enqueue(row, position, partition, committed=False))
             else:
                 refused.add(partition)

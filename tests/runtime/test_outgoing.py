@@ -105,6 +105,27 @@ async def test_what_another_process_has_in_memory_is_left_to_it_for_a_while_and_
 
 
 @virtual
+async def test_behind_a_row_of_the_same_transaction_that_is_left_to_the_scan_nothing_is_published_from_memory() -> None:
+    """Rule 19. Who publishes may change between two rows of a transaction: a partition was waited for until now."""
+    async with bench() as it:
+        store = await it.store()
+        relay = await a_relay(it, store)
+        outgoing = relay.outgoing
+        for key, first in (("a", None), ("b", 77)):
+            rows = [a_row(it, key, 0, publisher=first), a_row(it, key, 1, publisher=outgoing.publisher)]
+            with outgoing.handing_over(version=0) as hand_over:
+                async with store.transaction() as transaction:
+                    hand_over.take(rows, await transaction.write(Changes(outbox=rows)))
+            await outgoing.settled()
+        assert await in_the_log(it) == []
+        await relay.publish_pending()
+        await it.pass_time(LEFT_TO_PUBLISHERS.total_seconds())
+        await relay.publish_pending()
+
+        assert await in_the_log(it) == ["a0", "a1", "b0", "b1"]
+
+
+@virtual
 async def test_a_service_publishes_what_a_process_that_died_had_in_memory() -> None:
     """Rule 19: nobody is woken for it, so somebody has to look."""
     async with bench() as it:

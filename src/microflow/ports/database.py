@@ -214,8 +214,8 @@ class Transaction(Protocol):
     async def write(self, changes: Changes) -> Sequence[Appended]:
         """Write all of it; return what became of each outbox row, in order.
 
-        The rows of a topic and key in one call must have the same `publisher`. They keep it only if no row of that
-        topic and key was there that has another one, or none. This is looked at when the key's locks are
+        A row keeps its `publisher` only if no row of that topic and key was there that has another one, or none; rows
+        of the same call are not looked at. This is looked at when the key's locks are
         taken: so whoever publishes what it has appended as a publisher, in order, overtakes nobody. A row without a
         key keeps it always.
         """
