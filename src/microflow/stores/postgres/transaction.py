@@ -53,8 +53,7 @@ class PostgresTransaction:
         self._open_session = open_session
         self._names = names
         self._settled = settled
-        self._locked: set[int] = set()
-        self._locked_keys: set[tuple[str, bytes]] = set()
+        self._locked: set[OrderingKey] = set()
         self._connection = PostgresConnection(session, self._begin)
         self._parking = ParkingInTransaction(session, names)
         self._dead_letters = DeadLettersInTransaction(session, names)
@@ -179,9 +178,8 @@ class PostgresTransaction:
         rows = changes.outbox
         if not rows and not changes.watermarks:
             return ()
-        # Nearly always the fence has locked them all.
-        keys = {(row.topic, row.key) for row in rows if row.key is not None} - self._locked_keys
-        if script := self._lock_script({OrderingKey(*key) for key in keys}):
+        keys = {OrderingKey(row.topic, row.key) for row in rows if row.key is not None}
+        if script := self._lock_script(keys):
             await self._script(script)
         numbers = await self._names.partitions(changes.watermarks)
         kinds, kind_of = kinds_of([(row.topic, row.created_at, row.publisher, row.partition) for row in rows])
@@ -210,9 +208,8 @@ class PostgresTransaction:
 
     def _lock_script(self, keys: Collection[OrderingKey]) -> list[str]:
         """What locks those outbox keys that are not locked yet."""
-        numbers = {number_of(key) for key in keys} - self._locked
-        self._locked |= numbers
-        self._locked_keys.update(keys)
+        numbers = {number_of(key) for key in keys if key not in self._locked}
+        self._locked.update(keys)
         return [lock(ALONE, OUTBOX_KEY, numbers)] if numbers else []
 
 
