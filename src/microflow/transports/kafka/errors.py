@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Iterable
 
 from aiokafka import errors as kafka
 
@@ -35,6 +36,17 @@ def transport_error(cause: BaseException, *, doing: str, needs: str | None = Non
     if isinstance(cause, TimeoutError | kafka.RequestTimedOutError | kafka.KafkaTimeoutError):
         return TransportError(f"Kafka did not answer in time: {doing}.")
     return TransportError(f"Kafka: {doing}: {_said(cause)}")
+
+
+def permission(operation: str, topics: Iterable[str] = (), *, group: str | None = None) -> str:
+    """A permission on topics, or on a group, in the words of kafka-acls.sh."""
+    resources = [*(f"--topic {topic}" for topic in topics), *([f"--group {group}"] if group is not None else [])]
+    return " ".join([f"--operation {operation}", *resources])
+
+
+def permitting(needs: str) -> str:
+    """What whoever runs the cluster types to give a permission."""
+    return f"kafka-acls.sh --add --allow-principal User:… {needs}"
 
 
 def unreachable(servers: str, cause: BaseException | None, *, encrypted: bool, user: str | None) -> TransportError:
@@ -121,12 +133,11 @@ def _denied(cause: BaseException, doing: str, needs: str | None) -> TransportErr
         resource = "group"
     elif isinstance(cause, kafka.ClusterAuthorizationFailedError):
         resource = "cluster"
-    permits = f"kafka-acls.sh --add --allow-principal User:… {needs or '…'}"
     kind = TopicRefused if resource == "topic" else LogRefused
     return kind(
         f"Kafka does not permit {doing}.",
         why=f"The user we are connected as lacks a permission on the {resource}.",
-        fix=f"{permits}   (docs/operations.md lists what a service needs)",
+        fix=f"{permitting(needs or '…')}   (docs/operations.md lists what a service needs)",
     )
 
 

@@ -21,7 +21,7 @@ from microflow.ports import RebalanceListener, Topic, TopicPartition
 from microflow.transports.kafka import driver
 from microflow.transports.kafka.client import Client
 from microflow.transports.kafka.consumers import join, make_consumer
-from microflow.transports.kafka.errors import transport_error
+from microflow.transports.kafka.errors import permission, transport_error
 from microflow.transports.kafka.groups import Generation, is_member
 from microflow.transports.kafka.reading import Reading, named
 from microflow.transports.kafka.topics import END, READ_COMMITTED, KafkaTopics
@@ -235,8 +235,7 @@ class Following:
                 self.fail(error)
             except kafka.KafkaError as error:
                 doing = f"to be a member of the group {self._group}"
-                needs = f"--operation Read --group {self._group}"
-                self.fail(transport_error(error, doing=doing, needs=needs))
+                self.fail(transport_error(error, doing=doing, needs=permission("Read", group=self._group)))
 
     async def _tell_again(self) -> None:
         """Tell a listener that failed once more, or one whose partitions are not what they were."""

@@ -21,7 +21,7 @@ from microflow.errors import LogRefused, RecordTooLarge, TopicRefused, Transport
 from microflow.ports import Record, TopicPartition
 from microflow.transports.kafka import driver
 from microflow.transports.kafka.client_settings import ClientSettings
-from microflow.transports.kafka.errors import transport_error
+from microflow.transports.kafka.errors import permission, permitting, transport_error
 from microflow.transports.kafka.limits import TopicLimits
 from microflow.transports.kafka.topics import LEGAL, KafkaTopics
 
@@ -182,7 +182,7 @@ class Publisher:
                     failures[partition] = transport_error(
                         error,
                         doing=f"to write to {_named(partition)}",
-                        needs=f"--operation Write --topic {partition.topic}",
+                        needs=permission("Write", [partition.topic]),
                     )
             if waiting:
                 late = waiting & slow or waiting
@@ -275,9 +275,7 @@ def _denied(topics: Collection[str]) -> LogRefused:
     return LogRefused(
         "Kafka does not permit us to publish anything.",
         why="The user we are connected as may write to no topic at all.",
-        fix=" ".join(
-            ["kafka-acls.sh --add --allow-principal User:… --operation Write", *(f"--topic {each}" for each in topics)]
-        ),
+        fix=permitting(permission("Write", topics)),
     )
 
 

@@ -12,7 +12,7 @@ from aiokafka import errors as kafka
 from microflow.errors import TransportError
 from microflow.ports import Committed, RebalanceListener, Record, TopicPartition
 from microflow.transports.kafka.client import Client
-from microflow.transports.kafka.errors import transport_error
+from microflow.transports.kafka.errors import permission, transport_error
 from microflow.transports.kafka.following import Following
 from microflow.transports.kafka.groups import commit, committed
 from microflow.transports.kafka.reading import Reading, named
@@ -143,7 +143,7 @@ class KafkaSubscription:
                 continue
             reading.rest(partition)
             doing = f"to read {named([partition])} at {reading.positions.get(partition)}"
-            needs = f"--operation Read --topic {partition.topic}"
+            needs = permission("Read", [partition.topic])
             self._following.fail(transport_error(failure, doing=doing, needs=needs))
         return records
 

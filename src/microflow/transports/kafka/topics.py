@@ -15,7 +15,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from microflow.ports import Bounds, Topic, TopicPartition
 from microflow.transports.kafka.client import Client, check
-from microflow.transports.kafka.errors import transport_error
+from microflow.transports.kafka.errors import permission, transport_error
 from microflow.transports.kafka.limits import TopicLimits
 from microflow.transports.kafka.protocol import NO_ID, id_in_text
 
@@ -120,8 +120,7 @@ def _topics(metadata: Any) -> dict[str, Topic]:
         check(code, name)
         found[name] = Topic(name, len(partitions), "" if topic_id == NO_ID else id_in_text(topic_id))
     if denied:
-        needs = " ".join(["--operation Describe", *(f"--topic {name}" for name in denied)])
-        doing = f"to look at {', '.join(denied)}"
+        doing, needs = f"to look at {', '.join(denied)}", permission("Describe", denied)
         raise transport_error(kafka.TopicAuthorizationFailedError(), doing=doing, needs=needs)
     return found
 
