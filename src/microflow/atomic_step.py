@@ -138,6 +138,7 @@ class AtomicStep:
             cleared=[each.mark for each in ended if each.mark is not None],
         )
         inside: dict[Execution, Succeeded] = {}
+        runtime.reach("before transaction")
         with runtime.outgoing.handing_over(version=version) as hand_over:
             async with runtime.store.transaction(pause=self._longest_pause(part)) as transaction:
                 granted = await self._fill(transaction, part, changes, inside, version=version, together=together)

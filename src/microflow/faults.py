@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 FaultPoint: TypeAlias = Literal[
     "before handler",
     "after handler",
+    "before transaction",
     "before claim",
     "after claim",
     "before outbox",

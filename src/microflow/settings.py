@@ -28,6 +28,9 @@ logger = logging.getLogger("microflow.settings")
 MEMORY = "memory:"
 """The address of a log, and of a database, that is gone with its process."""
 
+FOLDER = ".microflow"
+LOG_FILE = "log.db"
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -181,7 +184,12 @@ class Settings:
     @property
     def folder(self) -> Path:
         """Where embedded logs and databases lie unless a setting says otherwise."""
-        return self.home / ".microflow"
+        return self.home / FOLDER
+
+    @property
+    def embedded_log(self) -> Path:
+        """The file of the embedded log unless a setting says otherwise."""
+        return self.folder / LOG_FILE
 
     def database_of(self, service: str) -> str:
         """The URL of a service's database; without a setting it is in memory where the log is.
@@ -229,7 +237,7 @@ def read_settings(
     _warn_of_unknown(environment)
     values = {each.name: _value(each, typed, environment, file) for each in (*SETTINGS, *LIMIT_SETTINGS)}
     if values["kafka"] is None:
-        values["kafka"] = f"local:{file.home / '.microflow' / 'log.db'}"
+        values["kafka"] = f"local:{file.home / FOLDER / LOG_FILE}"
     databases = file.databases() | _service_databases(environment)
     if "database" in typed:
         databases = {}  # what was typed goes before what is set for one service

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.cli.projects import SERVICE, Project
@@ -43,6 +45,12 @@ def test_handlers_are_listed_with_what_triggers_them_and_what_waits_for_them(wai
         lines[1]
         == "Nobody has take_payment. If it is gone for good:  microflow handlers retire take_payment --service payments"
     )
+
+
+def test_the_embedded_log_is_no_service_where_a_service_has_moved_to_another_log(waiting: Project) -> None:
+    listed = waiting.run("handlers", "list", "--json", environment={"MICROFLOW_KAFKA": "localhost:9092"})
+
+    assert [json.loads(line)["service"] for line in listed.stdout.splitlines()] == ["payments"], listed.stderr
 
 
 def test_a_running_process_is_shown_and_its_handlers_are_not_changed(waiting: Project) -> None:

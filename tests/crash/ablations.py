@@ -85,11 +85,13 @@ def _grant_every_claim_in_postgres() -> None:
         await claim(self, claims, **keywords)
         return [True] * len(claims)
 
-    async def see_nothing(self: postgres_inbox.PostgresInbox, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
-        return {}
+    async def see_nothing(
+        self: postgres_inbox.PostgresInbox, keys: Collection[ClaimKey]
+    ) -> tuple[Mapping[ClaimKey, bytes], bool]:
+        return {}, True
 
     setattr(postgres_inbox.InboxInTransaction, "claim", claim_all)  # noqa: B010
-    setattr(postgres_inbox.PostgresInbox, "seen", see_nothing)  # noqa: B010
+    setattr(postgres_inbox.PostgresInbox, "look_up", see_nothing)  # noqa: B010
 
 
 # ── no fence ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,8 +181,13 @@ def _go_on_when_one_is_refused(self: Outgoing, wave: Sequence[Any], errors: Sequ
     self._forget(acknowledged)
 
 
+SLOWLY = 0.3
+"""Seconds within which a relay reads the rows behind the one that is refused."""
+
+
 class Refusing:
-    """A log that refuses one record once, as a broker without a leader does; what is behind it in its partition too."""
+    """A log that refuses one record once, slowly, as a broker without a leader does; what is behind it in its partition
+    too."""
 
     def __init__(self, transport: Transport, ordinal: int) -> None:
         self._transport = transport
@@ -204,4 +211,6 @@ class Refusing:
                 outcome.append(None)
                 taken.append(record)
         errors = iter(await self._transport.publish(taken))
+        if refused is not None:
+            await asyncio.sleep(SLOWLY)
         return [next(errors) if each is None else each for each in outcome]

@@ -39,11 +39,11 @@ def killed_after_a_commit(chain: Chain, ablation: Ablation) -> Snapshot:
 
 
 def taken_over_in_a_handler(chain: Chain, ablation: Ablation) -> Snapshot:
-    """A process is stopped when its handler has returned; another one takes over, and is about to handle the same
-    event when the first one goes on."""
+    """A process is stopped when it is about to commit; another one takes over, and is about to handle the same event
+    when the first one goes on."""
     chain.publish([chain.placed("anna", "slow")])
     chain.start(chain.order("second"))
-    zombie = chain.start(chain.order("first", ablation=ablation, fault="after handler:1:stop"))
+    zombie = chain.start(chain.order("first", ablation=ablation, fault="before transaction:1:stop"))
     chain.wait_until(lambda: chain.stopped(zombie), "the first process has stopped")
     successor = chain.start(chain.order("first", slot=1, gate=True))
     chain.wait_until(lambda: len(chain.executions()) == 2, "the second process handles the event")

@@ -48,6 +48,12 @@ def test_a_relay_of_each_service_is_a_zombie_that_repeats_and_reorders(
                         f"others have published what the zombie of {service} has in hand",
                         at_most=SOON,
                     )
+                then = lengths(stand)
+                chain.wait_until(
+                    lambda: all(length > then[account] for account, length in lengths(stand).items()),  # noqa: B023
+                    "what came later has been published",
+                    at_most=SOON,
+                )
                 repeated, late = repetitions(stand)
 
                 for process in zombies:
@@ -70,6 +76,11 @@ def test_a_relay_of_each_service_is_a_zombie_that_repeats_and_reorders(
 def waits_since(instant: str) -> str:
     """The question whether anything is in an outbox that was there at an instant."""
     return f"select exists (select 1 from microflow.outbox where created_at < '{instant}')"
+
+
+def lengths(stand: Stand) -> Counter[tuple[str, str]]:
+    """How many records of each account are in the log, by topic; only those of the load, to which more is added."""
+    return Counter((each.topic, each.key) for each in stand.chain.snapshot().log if each.key.startswith("account-"))
 
 
 def repetitions(stand: Stand) -> tuple[Counter[str], int]:

@@ -289,3 +289,30 @@ def test_room_is_shared_alike(waiting_records: dict[str, int], room: int, expect
     given = {TopicPartition(name, 0): count for name, count in waiting_records.items()}
 
     assert {name.topic: count for name, count in reading.share(given, room).items()} == expected
+
+
+@asynchronous
+async def test_a_close_that_is_cancelled_does_not_keep_it_to_itself() -> None:
+    """Whoever stops a service that takes too long to stop must be heard."""
+    goes_on = asyncio.Event()
+
+    async def be_slow_to_end() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await goes_on.wait()
+
+    async with a_log() as log:
+        member = Member()
+        member.before_assigned = be_slow_to_end
+        async with log.subscribe(["topic"], group="group", listener=member) as subscription:
+            member.attach(subscription)
+            fetching = asyncio.ensure_future(member.fetch(wait=WAIT))
+            await run_others()
+            closing = asyncio.ensure_future(subscription.close())
+            await run_others()
+            closing.cancel()
+            await run_others()
+            goes_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            await fetching

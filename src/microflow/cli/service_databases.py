@@ -45,8 +45,9 @@ def services_meant(target: str | None, service: str | None, *, database: str | N
 
 def known_services(settings: Settings) -> list[str]:
     """The services with a database here, by name."""
-    log = settings.kafka.removeprefix("local:")
-    by_file = {path: path.stem for path in sorted(settings.folder.glob("*.db")) if str(path) != log}
+    # Also where another log is used now: the embedded one stays behind when a service moves to Kafka.
+    logs = {settings.embedded_log, Path(settings.kafka.removeprefix("local:"))}
+    by_file = {path: path.stem for path in sorted(settings.folder.glob("*.db")) if path not in logs}
     for name, url in settings.databases.items():
         if not is_postgres(url) and (path := _file(name, settings)).is_file():
             by_file.setdefault(path, name)

@@ -101,8 +101,9 @@ class Following:
         self.generation = None
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await self._task
+            await asyncio.wait([self._task])  # and whoever cancels us meanwhile is heard
+            if not self._task.cancelled():
+                self._task.exception()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await driver.stop_consumer(consumer, within=STOP_WITHIN)

@@ -7,7 +7,6 @@ calls the listener, so its callbacks never overlap, and no callback is cut short
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
@@ -153,5 +152,6 @@ class LocalSubscription:
         if self._follower is None or self._follower is asyncio.current_task():
             return
         self._follower.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._follower
+        await asyncio.wait([self._follower])  # and whoever cancels us meanwhile is heard
+        if not self._follower.cancelled():
+            self._follower.exception()
