@@ -11,29 +11,41 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from microflow.addresses import masked
 from microflow.cli.paths import shortened
 from microflow.connect import LOCAL, SQLITE
 from microflow.errors import IdentityError
 from microflow.settings import Settings
 
 _ID = re.compile(r"(?P<kind>log|database) (?P<id>[0-9a-f]{32})")
-_THIS = re.compile(r",? and this (one )?is ((the log )?[0-9a-f]{32})")
+_THIS = re.compile(r",? and this (one )?is (the log )?[\w-]+(?=\.$)")
 _QUESTIONS = {"log": "select cluster_id from microflow_log", "database": "select database_id from microflow_identity"}
 
 
 def with_files(error: IdentityError, settings: Settings, service: str) -> IdentityError:
-    """The error in terms of files; as it is, if it names no ids."""
+    """The error in terms of files, and of addresses where they are on a server; as it is, if it names no ids."""
     found = _ID.search(error.what)
     if found is None:
         return error
-    log, database = Path(settings.kafka.removeprefix(LOCAL)), Path(settings.database_of(service).removeprefix(SQLITE))
-    file = _file_with(found["kind"], found["id"], (settings.folder, log.parent, database.parent, Path.cwd()))
-    other = f"the {found['kind']} {file}" if file else f"another {found['kind']}, which is not here any more"
-    this = f", and this is {log if found['kind'] == 'log' else database}"
-    what = _THIS.sub("", error.what).replace(f"the {found[0]}", f"{other}{this}")
+    url = settings.database_of(service)
+    log, database = _file_at(settings.kafka, LOCAL), _file_at(url, SQLITE)
+    here = log if found["kind"] == "log" else database
+    this = here or (settings.kafka if found["kind"] == "log" else masked(url))
+    folders = (settings.folder, *(each.parent for each in (log, database) if each), Path.cwd())
+    file = _file_with(found["kind"], found["id"], folders)
+    other = f"the {found['kind']} {file}" if file else f"another {found['kind']}"
+    gone = ", which is not here any more" if here and not file else ""
+    what = _THIS.sub("", error.what).replace(f"the {found[0]}", f"{other}{gone}, and this is {this}")
     flag = "--log local:" if found["kind"] == "log" else f"--database {SQLITE}"
     way_back = f"To go on as before:  {flag}{shortened(str(file))}\n" if file else ""
-    return IdentityError(what, why=error.why, fix=f"{way_back}{_anew(log, database, settings)}")
+    # What is on a server is nobody's to delete by a line that was copied from an error.
+    return IdentityError(
+        what, why=error.why, fix=f"{way_back}{_anew(log, database, settings) if log and database else error.fix}"
+    )
+
+
+def _file_at(address: str, scheme: str) -> Path | None:
+    return Path(address.removeprefix(scheme)) if address.startswith(scheme) else None
 
 
 def _anew(log: Path, database: Path, settings: Settings) -> str:
