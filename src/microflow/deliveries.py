@@ -68,9 +68,11 @@ class Failed(NamedTuple):
 
 class Postponed(NamedTuple):
     """It may not run now, or not here: an earlier event of its key is parked, or only another version of the service
-    has its handler. Not an attempt."""
+    has its handler. Not an attempt. `narrow`: that earlier one is parked for its handler, which keeps nobody else
+    waiting."""
 
     at: datetime
+    narrow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,20 @@ class Execution:
 
     @property
     def order(self) -> Order:
-        """What waits while it is parked. What other versions do with it is theirs to say: here it waits for itself."""
-        if self.handler is not None:
-            return self.handler.order
-        return "handler" if self.stranger else "none"
+        """What waits while it is parked. What other versions do with it is theirs to say: here it waits for itself.
+
+        What was parked for its handler alone stays so, and so does what waits behind it: for the other handlers later
+        events of the key have gone by.
+        """
+        if self.handler is None:
+            return "handler" if self.stranger else "none"
+        return "handler" if self.handler.order == "key" and self._is_narrow else self.handler.order
+
+    @property
+    def _is_narrow(self) -> bool:
+        if isinstance(self.outcome, Postponed) and self.outcome.narrow:
+            return True
+        return self.parked is not None and self.parked.order == "handler"
 
     @property
     def halts(self) -> bool:

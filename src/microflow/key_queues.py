@@ -42,6 +42,10 @@ class KeyQueue:
             return False
         return self.blocked_all or execution.handler.name in self.blocked_handlers
 
+    def narrows(self, execution: Execution) -> bool:
+        """Whether one that must wait does so for its own handler: an earlier event is parked for that one only."""
+        return execution.claim_key.handler in self.blocked_handlers
+
     def remove(self, execution: Execution) -> None:
         """A lane is done with an execution."""
         if self.executions[0] is execution:

@@ -246,7 +246,7 @@ class Lane:
             ):
                 return
             elif queue.blocks(execution):
-                execution.outcome = Postponed(self._runtime.clock.now())
+                execution.outcome = Postponed(self._runtime.clock.now(), narrow=queue.narrows(execution))
                 queue.block(execution)
                 self._finish(execution)
             elif execution.handler is not None and execution.handler.asks_for_connection:

@@ -203,6 +203,33 @@ async def test_later_events_of_a_key_wait_for_the_missing_handler_only() -> None
 
 
 @virtual
+async def test_what_was_parked_for_the_missing_handler_keeps_the_others_going_when_that_one_comes_and_fails() -> None:
+    """Rule 12: "… wait for this handler only", and so does what waits behind it."""
+
+    @on("Placed", retry=SLOWLY)
+    async def notify(order: Placed, context: Context) -> None:
+        if order.number == 1 and context.attempt == 1:
+            raise ValueError("not yet")
+        context.write(WRITE, "notify", f"{order.order}{order.number}")
+
+    async with bench() as it:
+        old = await it.start(accept)
+        await register(it, {"accept": [PLACED], "notify": [PLACED]})
+        await it.emit(*placed("a1"))
+        await it.settle()
+        await old.stop()
+        await it.start(accept, notify)
+        for name in ("a2", "a3"):
+            await it.emit(*placed(name))
+            await it.settle()
+
+        assert await it.effects() == ["a1", "a2", "a3"]
+        await it.pass_time(61)
+        await it.settle()
+        assert await it.effects(handler="notify") == ["a1", "a2", "a3"]
+
+
+@virtual
 async def test_while_an_event_is_parked_for_a_retry_those_for_the_missing_handler_wait_behind_it() -> None:
     """Rules 7 and 12."""
 
