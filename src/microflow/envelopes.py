@@ -9,6 +9,7 @@ id is synthesised from where it stands, so that a redelivery has the same one.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -79,6 +80,16 @@ def open_envelope(record: Record, *, type_of_topic: str | None, origin: str) -> 
         content=content_of(record.value),
         content_type=content_type,
     )
+
+
+def origin_of(cluster_id: str, topic: str, incarnation: str) -> str:
+    """The source of a topic's records that bring no id: the log, and which topic of this name it is."""
+    return f"/logs/{cluster_id}/{topic}/{incarnation}"
+
+
+def only_type(types: Collection[str]) -> str | None:
+    """The one type that a record without one can be of, where a service handles these types of its topic."""
+    return next(iter(types)) if len(types) == 1 else None
 
 
 def position_digest(record: Record, origin: str) -> bytes:

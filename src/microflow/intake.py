@@ -17,7 +17,7 @@ from microflow.beginnings import judge, tell, tell_of_offsets
 from microflow.caution import Caution
 from microflow.dead_letter_copies import redriven_for
 from microflow.deliveries import Delivery, Execution, Postponed
-from microflow.envelopes import EPOCH, Envelope, open_envelope, position_digest
+from microflow.envelopes import EPOCH, Envelope, only_type, open_envelope, origin_of, position_digest
 from microflow.errors import (
     ContractError,
     DecodeError,
@@ -257,7 +257,7 @@ class Intake:
         types = self._handlers.get(record.topic, NO_HANDLERS)
         strangers = self._runtime.registration.strangers(record.topic)
         try:
-            envelope = open_envelope(record, type_of_topic=_only(types or strangers), origin=origin)
+            envelope = open_envelope(record, type_of_topic=only_type(types or strangers), origin=origin)
         except DecodeError as error:
             return [self._unreadable(record, origin, error)]
         if envelope is None:
@@ -286,7 +286,7 @@ class Intake:
         origin = self._origin(record.topic)
         types = {trigger.event_type for trigger in handler.triggers}
         try:
-            bound = _only(self._handlers.get(record.topic, ())) or _only(types)
+            bound = only_type(self._handlers.get(record.topic, ())) or only_type(types)
             envelope = open_envelope(record, type_of_topic=bound, origin=origin)
         except DecodeError:
             envelope = None
@@ -315,7 +315,7 @@ class Intake:
         origin = self._origins.get(topic)
         if origin is None:
             incarnation = self._incarnation(TopicPartition(topic, 0))
-            origin = self._origins[topic] = f"/logs/{self._cluster_id}/{topic}/{incarnation}"
+            origin = self._origins[topic] = origin_of(self._cluster_id, topic, incarnation)
         return origin
 
     # ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -516,11 +516,6 @@ class Intake:
             except TransportError as error:
                 logger.warning("the log does not answer (%s); trying again", error)
                 await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
-
-
-def _only(types: Collection[str]) -> str | None:
-    """The one type that a record without one can be of."""
-    return next(iter(types)) if len(types) == 1 else None
 
 
 def _as_parked(envelope: Envelope, row: Parked) -> Envelope:

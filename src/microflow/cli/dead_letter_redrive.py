@@ -10,7 +10,7 @@ from microflow.cli.failures import FAILED
 from microflow.cli.look import Look
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
-from microflow.cli.service_databases import opened, services_meant
+from microflow.cli.service_databases import opened, service_meant
 from microflow.clocks import SystemClock
 from microflow.errors import TargetError
 from microflow.ports import DeadLetter
@@ -34,12 +34,7 @@ def redrive_letters(
     """Redrive dead letters, or with `yes=False` show which would be; return the exit code."""
     settings = read_settings({"database": database})
     screen = Screen(look, log_format="console")
-    names = services_meant(target, service, database=database, settings=settings)
-    if len(names) > 1:
-        raise TargetError(
-            "Of which service?", why=f"Several have a database here: {', '.join(names)}.", fix="Add --service NAME"
-        )
-    [name] = names
+    name = service_meant(target, service, database=database, settings=settings)
     letters = asyncio.run(read_letters(name, settings))
     if handler is not None:
         check_handler(handler, letters, target, settings)

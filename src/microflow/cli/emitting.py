@@ -20,6 +20,7 @@ from microflow.cli.event_records import NAME, RecordMaker
 from microflow.cli.failures import INTERRUPTED
 from microflow.cli.following import follow_flows
 from microflow.cli.look import Look
+from microflow.cli.progress import Progress
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
 from microflow.cli.serving import set_up
@@ -35,7 +36,6 @@ from microflow.settings import MEMORY, Settings, read_settings
 from microflow.targets import load_target
 
 BATCH = 500
-BIG = 1000
 TIME_TO_STOP = timedelta(seconds=5)
 
 
@@ -244,7 +244,7 @@ class Emitting:
     async def _publish_all(self, transport: Transport, topic: Topic, file: IO[bytes], total: int) -> int:
         began = time.monotonic()
         batch: list[Record] = []
-        with _Progress(self._screen, total) as progress:
+        with Progress(self._screen, total, label="emitting", counted="published") as progress:
             try:
                 for _, fields in _events(self._order, self._fields, file):
                     batch.append(self._making.record(fields, topic))
@@ -297,36 +297,3 @@ class Emitting:
         elif not self._screen.quiet:
             what = f"{self._published} × {self._form.event_type}"
             self._screen.line(f"emitted {what} → {self._form.topic} in {in_words(took)}")
-
-
-class _Progress:
-    """How far a big file is: a bar on a terminal, elsewhere a line for every tenth."""
-
-    def __init__(self, screen: Screen, total: int) -> None:
-        self._screen = screen
-        self._total = total
-        self._done = 0
-        self._shown = total >= BIG and not screen.quiet
-        bar = self._shown and not screen.json and sys.stdout.isatty()
-        self._bar = click.progressbar(length=total, label="emitting") if bar else None
-
-    def __enter__(self) -> _Progress:
-        if self._bar is not None:
-            self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.render_finish()
-
-    def advance(self, count: int) -> None:
-        """So many more are published."""
-        before, self._done = self._done, self._done + count
-        if self._bar is not None:
-            self._bar.update(count)
-        elif self._shown and self._done * 10 // self._total > before * 10 // self._total:
-            share = self._done * 100 // self._total
-            if self._screen.json:
-                self._screen.line(json_line({"message": "progress", "published": self._done, "of": self._total}))
-            else:
-                self._screen.line(f"emitting {self._done}/{self._total} · {share} %")

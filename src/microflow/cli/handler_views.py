@@ -14,7 +14,7 @@ from microflow.cli.paths import log_in_words
 from microflow.cli.probes.log import is_there
 from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
-from microflow.cli.service_databases import opened, services_meant
+from microflow.cli.service_databases import opened, service_meant, services_meant
 from microflow.cli.serving import set_up
 from microflow.clocks import SystemClock
 from microflow.connect import connect_transport, look_at_database
@@ -68,7 +68,7 @@ def retire_one(
     settings = read_settings({**flags, "log_level": look.log_level})
     screen = Screen(look, log_format="console")
     set_up(screen, settings)
-    owner = _only_one(services_meant(target, service, database=flags["database"], settings=settings))
+    owner = service_meant(target, service, database=flags["database"], settings=settings)
     uncopied = ""
 
     async def look_at_it(store: Store) -> int:
@@ -108,7 +108,7 @@ def rename_one(old: str, new: str, target: str | None, service: str | None, *, d
         raise TargetError(f"{old} and {new} are one name.")
     settings = read_settings({"database": database})
     screen = Screen(look, log_format="console")
-    owner = _only_one(services_meant(target, service, database=database, settings=settings))
+    owner = service_meant(target, service, database=database, settings=settings)
 
     async def do_it(store: Store) -> int:
         return await rename_handler(store, old, new, now=SystemClock().now())
@@ -143,14 +143,6 @@ async def _copying(service: str, settings: Settings, opened: AsyncExitStack) -> 
 async def _with_store(service: str, settings: Settings, step: Callable[[Store], Awaitable[T]]) -> T:
     async with opened(service, settings) as store:
         return await step(store)
-
-
-def _only_one(names: Sequence[str]) -> str:
-    if len(names) > 1:
-        raise TargetError(
-            "Of which service?", why=f"Several have a database here: {', '.join(names)}.", fix="Add --service NAME"
-        )
-    return names[0]
 
 
 async def _standings(store: Store) -> list[Standing]:

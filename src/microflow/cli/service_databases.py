@@ -43,6 +43,16 @@ def services_meant(target: str | None, service: str | None, *, database: str | N
     return names
 
 
+def service_meant(target: str | None, service: str | None, *, database: str | None, settings: Settings) -> str:
+    """The one service that was asked for. Raises TargetError if there is none, or several."""
+    names = services_meant(target, service, database=database, settings=settings)
+    if len(names) > 1:
+        raise TargetError(
+            "Of which service?", why=f"Several have a database here: {', '.join(names)}.", fix="Add --service NAME"
+        )
+    return names[0]
+
+
 def known_services(settings: Settings) -> list[str]:
     """The services with a database here, by name."""
     # Also where another log is used now: the embedded one stays behind when a service moves to Kafka.

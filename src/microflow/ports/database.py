@@ -283,6 +283,10 @@ class Partitions(Protocol):
         """All stored watermarks of the service."""
         ...
 
+    async def incarnations(self) -> Mapping[TopicPartition, str]:
+        """Of which incarnation of its topic each partition's stored watermark is, where that was stored."""
+        ...
+
 
 class Suspects(Protocol):
     """Events that may end the process that handles them, as marks that outlive it tell."""
@@ -304,6 +308,10 @@ class Inbox(Protocol):
 
     async def seen(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, bytes]:
         """The claims that are there, whatever their status, each with its `content`."""
+        ...
+
+    async def claimed_from(self, handler: str, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Whether a handler has a claim, whatever its status, to a record at or behind one of these offsets."""
         ...
 
     async def purge(self, *, completed_before: datetime, limit: int) -> int:

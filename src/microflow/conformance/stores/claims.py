@@ -232,3 +232,24 @@ async def a_handler_that_failed_alone_is_parked_alone(harness: Harness) -> None:
 
     assert list(granted) == [False, False, True]
     assert await due(store) == []
+
+
+@claims.add()
+async def the_claims_of_a_handler_from_an_offset_on_are_noticed(harness: Harness) -> None:
+    """Whether a handler has a claim, whatever its status, to a record at or behind one of these offsets."""
+    store = await harness.open()
+    other = TopicPartition("orders", 1)
+    await commit(store, [a_claim(3, status="dead"), a_claim(9, "write_receipt"), a_claim(4, source=other)])
+    await park(store, parked(5))
+
+    for offsets, expected in (
+        ({}, False),
+        ({ORDERS: 6}, False),
+        ({ORDERS: 5}, True),
+        ({ORDERS: 6, other: 4}, True),
+        ({ORDERS: 6, other: 5}, False),
+        ({TopicPartition("payments", 0): 0}, False),
+    ):
+        assert await store.inbox.claimed_from(HANDLER, offsets) is expected, offsets
+    assert not await store.inbox.claimed_from("nobody", {ORDERS: 0})
+    assert not await (await harness.open("shipping")).inbox.claimed_from(HANDLER, {ORDERS: 0})

@@ -284,6 +284,8 @@ async def a_beginning_sets_a_watermark_back_and_remembers_the_incarnation(harnes
     assert (grown.watermark, grown.incarnation) == (40, "first")
     assert (anew.watermark, anew.incarnation) == (0, "second")
     assert await store.partitions.watermarks() == {ORDERS: 3}
+    assert await store.partitions.incarnations() == {ORDERS: "second"}
+    assert await (await harness.open("shipping")).partitions.incarnations() == {}
 
 
 @ownership.add()
@@ -297,6 +299,7 @@ async def a_partition_that_never_began_has_no_incarnation(harness: Harness) -> N
         await transaction.write(Changes(watermarks={ORDERS: 5}))
 
     assert (await _take(store)).incarnation is None
+    assert await store.partitions.incarnations() == {}
 
 
 @ownership.add()

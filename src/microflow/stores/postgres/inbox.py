@@ -8,7 +8,7 @@ from pathlib import Path
 
 from microflow.embedded.statements import statements
 from microflow.errors import StoreError
-from microflow.ports import Claim, ClaimKey, ClaimStatus, DeadLetter
+from microflow.ports import Claim, ClaimKey, ClaimStatus, DeadLetter, TopicPartition
 from microflow.stores.postgres.columns import STATUSES
 from microflow.stores.postgres.kinds import kinds_of
 from microflow.stores.postgres.names import Names
@@ -40,6 +40,17 @@ class PostgresInbox:
         rows = await self._sessions.fetch(SQL["seen"], self._names.service, handlers, digests)
         seen = {asked[place - 1]: content for place, content in rows if place is not None}
         return seen, len(seen) < len(rows)
+
+    async def claimed_from(self, handler: str, offsets: Mapping[TopicPartition, int]) -> bool:
+        rows = await self._sessions.fetch(
+            SQL["claimed from"],
+            self._names.service,
+            handler,
+            [partition.topic for partition in offsets],
+            [partition.partition for partition in offsets],
+            list(offsets.values()),
+        )
+        return bool(rows)
 
     async def purge(self, *, completed_before: datetime, limit: int) -> int:
         purged = 0

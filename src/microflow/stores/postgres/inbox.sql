@@ -73,6 +73,16 @@ select null, null
 where exists (select 1 from microflow.parked where service = $1 and ordering = 2 and key is not null)
     or exists (select 1 from microflow.parked where service = $1 and ordering = 1 and key is not null);
 
+-- name: claimed from
+select 1
+from microflow.handlers as handler
+join microflow.inbox as claim on claim.handler = handler.id
+join microflow.partitions as partition on partition.id = claim.partition
+join unnest($3::text[], $4::integer[], $5::bigint[]) as wanted (topic, number, first)
+    on wanted.topic = partition.topic and wanted.number = partition.number and claim."offset" >= wanted.first
+where handler.service = $1 and handler.name = $2
+limit 1;
+
 -- name: passed partitions
 select partition.id, mark.watermark
 from microflow.partitions as partition join microflow.watermarks as mark on mark.partition = partition.id

@@ -58,6 +58,10 @@ class PostgresPartitions:
         rows = await self._sessions.fetch(SQL["watermarks"], self._names.service)
         return {TopicPartition(row["topic"], row["number"]): row["watermark"] for row in rows}
 
+    async def incarnations(self) -> Mapping[TopicPartition, str]:
+        rows = await self._sessions.fetch(SQL["incarnations"], self._names.service)
+        return {TopicPartition(row["topic"], row["number"]): row["incarnation"] for row in rows}
+
 
 def _ownership(row: Row) -> Ownership:
     careful_until: int | None = row["careful_until"]

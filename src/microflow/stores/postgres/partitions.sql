@@ -59,6 +59,11 @@ select partition.topic, partition.number, mark.watermark
 from microflow.partitions as partition join microflow.watermarks as mark on mark.partition = partition.id
 where partition.service = $1;
 
+-- name: incarnations
+select partition.topic, partition.number, mark.incarnation
+from microflow.partitions as partition join microflow.watermarks as mark on mark.partition = partition.id
+where partition.service = $1 and mark.incarnation is not null;
+
 -- name: owners
 select topic, number, epoch, case when left_epoch is distinct from epoch then owner end as owner
 from microflow.partitions where service = $1 and epoch > 0;

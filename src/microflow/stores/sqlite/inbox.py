@@ -9,7 +9,7 @@ from pathlib import Path
 
 from microflow.embedded.database import Database
 from microflow.embedded.statements import statements
-from microflow.ports import Claim, ClaimKey, ClaimStatus, DeadLetter
+from microflow.ports import Claim, ClaimKey, ClaimStatus, DeadLetter, TopicPartition
 from microflow.stores.sqlite.columns import STATUSES, microseconds
 from microflow.stores.sqlite.names import Names, NamesInTransaction
 from microflow.stores.sqlite.parking import ParkingInTransaction
@@ -34,6 +34,13 @@ class SqliteInbox:
                 if row is not None:
                     seen[key] = row[0]
         return seen
+
+    async def claimed_from(self, handler: str, offsets: Mapping[TopicPartition, int]) -> bool:
+        service = self._names.service
+        return any(
+            self._database.read(SQL["claimed from"], (service, handler, *partition, offset))
+            for partition, offset in offsets.items()
+        )
 
     async def purge(self, *, completed_before: datetime, limit: int) -> int:
         before = microseconds(completed_before)

@@ -13,6 +13,13 @@ update microflow_inbox set status = ?, completed_at = ? where handler = ? and di
 -- name: content
 select content from microflow_inbox where handler = ? and digest = ?;
 
+-- name: claimed from
+select 1 from microflow_inbox as claim
+where claim.handler = (select id from microflow_handlers where service = ?1 and name = ?2)
+  and claim.partition = (select id from microflow_partitions where service = ?1 and topic = ?3 and number = ?4)
+  and claim."offset" >= ?5
+limit 1;
+
 -- name: passed partitions
 select id, watermark from microflow_partitions where service = ? and watermark is not null;
 

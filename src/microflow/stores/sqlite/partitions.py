@@ -52,6 +52,10 @@ class SqlitePartitions:
         rows = self._database.read(SQL["watermarks"], (self._names.service,))
         return {TopicPartition(topic, number): watermark for topic, number, watermark in rows}
 
+    async def incarnations(self) -> Mapping[TopicPartition, str]:
+        rows = self._database.read(SQL["incarnations"], (self._names.service,))
+        return {TopicPartition(topic, number): incarnation for topic, number, incarnation in rows}
+
     def _take(self, connection: sqlite3.Connection, partition: TopicPartition, owner: str) -> Ownership:
         args = (self._names.service, *partition, owner)
         taken = connection.execute(SQL["take"], args).fetchall()[0]

@@ -31,6 +31,9 @@ where topic = ?2 and handler in (select id from microflow_handlers where service
 -- name: watermarks
 select topic, number, watermark from microflow_partitions where service = ? and watermark is not null;
 
+-- name: incarnations
+select topic, number, incarnation from microflow_partitions where service = ? and incarnation is not null;
+
 -- name: epoch
 select epoch from microflow_partitions where service = ? and topic = ? and number = ?;
 
