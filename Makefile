@@ -32,7 +32,7 @@ test: ## run all tests, on a second, newer Python too if there is one
 	@scripts/test.sh $(ARGUMENTS)
 
 .PHONY: prepare
-prepare: ## download what real servers need, into the user's cache (make test does it when needed)
+prepare: ## download and build what real servers need, into the user's cache (Jaeger takes minutes, once)
 	$(SET_UP)
 	$(BIN)/python -m servers prepare
 

@@ -1,4 +1,4 @@
-"""What all tests share: the fixtures `kafka`, `postgres`, `postgres_url` (servers/fixtures.py), and the last lines."""
+"""What all tests share: the fixtures of servers/fixtures.py (`kafka`, `postgres`, `jaeger`, …), and the last lines."""
 
 from __future__ import annotations
 

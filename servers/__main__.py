@@ -1,4 +1,4 @@
-"""`python -m servers run -- COMMAND` gives a command real servers; `prepare` downloads what they need."""
+"""`python -m servers run -- COMMAND` gives a command real servers; `prepare` downloads and builds what they need."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from servers import kafka, postgres
 from servers.docker import engine
 from servers.downloads import NotInstalled
-from servers.finding import KINDS, Missing, a_server
+from servers.finding import KINDS, Missing, a_server, what_was_tried
+from servers.jaeger import Endpoints
 from servers.postgres import fresh_database
 from servers.processes import ServerFailed
 
-LOCAL = {"kafka": kafka.require, "postgres": postgres.require}
+UNASKED = ("kafka", "postgres")
 
 
 def main() -> int:
@@ -24,27 +24,33 @@ def main() -> int:
     verbs = parser.add_subparsers(required=True, dest="verb")
     run = verbs.add_parser("run", help="run a command with MICROFLOW_KAFKA and MICROFLOW_DATABASE set, then stop them")
     run.add_argument("--only", choices=sorted(KINDS), action="append", help="start this kind only")
+    run.add_argument(
+        "--with", dest="also", choices=sorted(KINDS), action="append", default=[], help="start this kind as well"
+    )
     run.add_argument("command", nargs="+", metavar="COMMAND")
-    verbs.add_parser("prepare", help="download what local servers need, unless they come from elsewhere")
+    verbs.add_parser("prepare", help="download and build what local servers need, unless they come from elsewhere")
     arguments = parser.parse_args()
     try:
         if arguments.verb == "prepare":
             return prepare()
-        return run_with(arguments.command, kinds=arguments.only or list(KINDS))
-    except (Missing, NotInstalled, ServerFailed) as problem:
+        return run_with(arguments.command, kinds=[*(arguments.only or UNASKED), *arguments.also])
+    except (Missing, ServerFailed) as problem:
         print(problem, file=sys.stderr)
         return 3
 
 
 def prepare() -> int:
-    """Download into the cache what this machine needs to offer every server."""
+    """Download or build in the cache what this machine needs to offer every server."""
     for kind in KINDS.values():
         if os.environ.get(kind.variable):
             print(f"{kind.title}: {kind.variable} is set")
         elif (address := engine()) is not None:
             print(f"{kind.title}: a Docker engine answers at {address}")
         else:
-            LOCAL[kind.name]()
+            try:
+                kind.install()
+            except NotInstalled as missing:
+                raise Missing(what_was_tried(kind, str(missing))) from None
             print(f"{kind.title}: ready to be started here")
     return 0
 
@@ -53,8 +59,8 @@ def run_with(command: Sequence[str], *, kinds: Sequence[str]) -> int:
     """Run a command beside servers that are its own, and return its exit code."""
     with ExitStack() as stack:
         environment = dict(os.environ)
-        for name in kinds:
-            found = stack.enter_context(a_server(KINDS[name]))
+        for name in dict.fromkeys(kinds):
+            found = stack.enter_context(a_server(KINDS[name], install=True))
             print(f"{KINDS[name].title}: {found.address.rpartition('@')[2]} ({found.origin})", file=sys.stderr)
             environment.update(settings(name, found.address, stack))
         process = subprocess.Popen(command, env=environment)
@@ -66,9 +72,16 @@ def run_with(command: Sequence[str], *, kinds: Sequence[str]) -> int:
 
 
 def settings(kind: str, address: str, stack: ExitStack) -> dict[str, str]:
-    """What microflow reads in the environment to use that server."""
+    """What microflow and OpenTelemetry read in the environment to use that server; JAEGER_URL is its UI."""
     if kind == "kafka":
         return {"MICROFLOW_KAFKA": address}
+    if kind == "jaeger":
+        endpoints = Endpoints.of(address)
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoints.otlp_http,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "JAEGER_URL": endpoints.query,
+        }
     return {"MICROFLOW_DATABASE": stack.enter_context(fresh_database(address))}
 
 

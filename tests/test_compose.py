@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 import yaml
 
 from servers import docker
+from servers.jaeger import Jaeger
 from servers.kafka import Kafka
 from servers.postgres import Postgres
 
@@ -29,7 +33,7 @@ def test_kafka_postgresql_and_jaeger_are_there() -> None:
     assert {name: service["image"] for name, service in SERVERS.items()} == {
         "kafka": docker.KAFKA_IMAGE,
         "postgres": docker.POSTGRES_IMAGE,
-        "jaeger": "jaegertracing/jaeger:2.21.0",
+        "jaeger": docker.JAEGER_IMAGE,
     }
 
 
@@ -53,6 +57,23 @@ def test_kafka_tells_those_on_the_host_and_those_in_containers_addresses_that_ea
     assert addresses == {"HOST": "localhost:9092", "SERVICES": "kafka:19092"}
     assert {pair.split("://")[0] for pair in settings["KAFKA_LISTENERS"].split(",")} == {*addresses, "CONTROLLER"}
     assert settings["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+
+
+@pytest.mark.local_servers("jaeger")
+def test_the_mounted_settings_of_jaegers_pages_lead_from_a_span_to_its_flow() -> None:
+    """The container's own option, with the file that is mounted for it."""
+    [mount] = SERVERS["jaeger"]["volumes"]
+    here, there, _ = mount.split(":")
+    options = [option.replace(there, str(ROOT / here)) for option in SERVERS["jaeger"]["command"]]
+    assert options != SERVERS["jaeger"]["command"]
+
+    with Jaeger(options=options) as jaeger, urllib.request.urlopen(jaeger.endpoints.query, timeout=10) as answer:
+        page = answer.read().decode()
+
+    [settings] = re.findall(r"JAEGER_CONFIG = (\{.*\});", page)
+    [pattern] = json.loads(settings)["linkPatterns"]
+    assert pattern["key"] == "messaging.message.conversation_id"
+    assert pattern["url"] == f"http://localhost:8585/flows/#{{{pattern['key']}}}"
 
 
 def test_an_image_is_a_plain_name_with_a_version() -> None:

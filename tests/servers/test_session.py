@@ -48,6 +48,10 @@ import pytest
 def test_hard():
     raise AssertionError("there is no Kafka")
 """
+ASKS_FOR_JAEGER = """
+def test_one(jaeger):
+    raise AssertionError("there is no Jaeger")
+"""
 ASKS_FOR_NOTHING = """
 def test_nothing():
     pass
@@ -155,7 +159,7 @@ def test_the_workers_of_a_session_share_a_server_and_each_test_has_a_database_of
 
 @pytest.fixture
 def nothing_here(tmp_path: Path) -> dict[str, str]:
-    """An environment in which Kafka can come from nowhere."""
+    """An environment in which Kafka and Jaeger can come from nowhere."""
     (tmp_path / "empty").mkdir()
     return environment(
         PATH=str(tmp_path / "empty"), XDG_CACHE_HOME=str(tmp_path / "cache"), DOCKER_HOST="unix:///nowhere/docker.sock"
@@ -173,6 +177,17 @@ def test_tests_without_their_server_are_skipped_and_the_last_lines_say_so(
     assert "servers that are missing" in done.stdout
     assert "2 tests skipped. Kafka is missing: MICROFLOW_TEST_KAFKA is not set" in done.stdout
     assert "`mvn` is not on PATH" in done.stdout
+
+
+def test_a_jaeger_that_is_missing_is_said_with_what_would_help(tmp_path: Path, nothing_here: dict[str, str]) -> None:
+    done = subprocess.run(
+        command(tmp_path, ASKS_FOR_JAEGER), cwd=ROOT, env=nothing_here, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "1 tests skipped. Jaeger is missing: MICROFLOW_TEST_JAEGER is not set" in done.stdout
+    assert "`go` is not on PATH" in done.stdout
+    assert "Start Docker, or set MICROFLOW_TEST_JAEGER=http://localhost:16686, or install Go" in done.stdout
 
 
 def test_a_test_that_is_hard_on_a_server_is_skipped_where_none_can_be_started(
