@@ -8,10 +8,11 @@ import random
 import re
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiosqlite
 import asyncpg
 import psycopg
 import pytest
@@ -375,6 +376,20 @@ async def test_what_hands_out_connections_is_none(tmp_path: Path) -> None:
             await outbox.append(each, event)
     engine.dispose()
     await async_engine.dispose()
+
+
+@asynchronous
+async def test_a_cursor_is_no_connection(tmp_path: Path) -> None:
+    outbox, event = Outbox("web"), OrderPlaced(order_id="o-1")
+
+    with (
+        closing(sqlite3.connect(tmp_path / "web.db")) as connection,
+        pytest.raises(MicroflowError, match="is a cursor, not its connection"),
+    ):
+        outbox.append_sync(connection.cursor(), event)
+    async with aiosqlite.connect(tmp_path / "web.db") as other, other.cursor() as cursor:
+        with pytest.raises(MicroflowError, match="is a cursor, not its connection"):
+            await outbox.append(cursor, event)
 
 
 @asynchronous

@@ -262,6 +262,10 @@ def _refused(connection: Any, method: str, taken: Mapping[str, object]) -> Micro
             why="An event is committed with the transaction of one.",
             fix="Pass the connection, or the session, that your transaction is on.",
         )
+    if libraries and hasattr(connection, "fetchone"):
+        return MicroflowError(
+            f"{named} is a cursor, not its connection.", fix="Pass the connection that your transaction is on."
+        )
     other = "append_sync" if method == "append" else "await append"
     if libraries and any(hasattr(connection, name) for name in ("commit", "execute", "exec_driver_sql")):
         kind = "blocks" if method == "append" else "is asynchronous"

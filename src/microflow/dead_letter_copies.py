@@ -70,7 +70,8 @@ class Copies:
         """If the topic is missing, say so and look for it now and then, until it is there."""
         if not self._exists:
             logger.info(
-                "dead letters of %s are kept in its database only: the log has no topic %s (microflow topics apply)",
+                "dead letters of %s are kept in its database only: the log has no topic %s "
+                "(microflow topics apply TARGET)",
                 self._service,
                 self.topic,
             )

@@ -408,7 +408,7 @@ class Worker:
             raise DefinitionError(
                 f"{self.definition.name} emits to {', '.join(unwritable)}, which the log does not have.",
                 where=self.definition.where,
-                fix=f"microflow topics apply   (or create the topic{'s' if len(unwritable) > 1 else ''} yourself)",
+                fix="microflow topics apply TARGET     or create what is missing yourself",
             )
         await self._count_partitions(emitted)
         if not missing:

@@ -31,6 +31,8 @@ def test_each_is_a_line_with_its_handler_type_key_error_and_tries(failed: Projec
     assert first.endswith("ValueError: too much: 101")
     assert second.endswith("ValueError: too much: 102")
     assert "microflow dead-letters show 1" in see
+    # The target says which service is meant; a database on a server does not.
+    assert "dead-letters show 1 --service payments" in failed.run("dead-letters", "list", "payments.py").stdout
 
 
 @pytest.mark.parametrize("which", [["payments.py"], ["--service", "payments"], []])

@@ -233,7 +233,7 @@ class Emitting:
         before = await transport.topics.describe()
         if await transport.topics.ensure([name]):
             raise ContractError(
-                f"The log has no topic {name}.", fix=f"microflow topics apply   (or create {name} yourself)"
+                f"The log has no topic {name}.", fix=f"microflow topics apply TARGET     or create {name} yourself"
             )
         if name not in before:
             near = nearest(name, before)

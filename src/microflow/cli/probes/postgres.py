@@ -23,8 +23,8 @@ def look_at_server(name: str, server: ServerState, *, workers: int, now: datetim
     """What speaks against a server that holds the database of a service."""
     if server.read_only:
         yield problem(
-            f"{name}: the server only reads: it is a standby, or a primary that was demoted",
-            "MICROFLOW_DATABASE=… of the primary",
+            f"{name}: the database only reads: its server is a standby, or default_transaction_read_only is on",
+            "MICROFLOW_DATABASE=… of the primary     or:  alter database NAME reset default_transaction_read_only",
         )
     for setting, danger in KEEPS.items():
         if server.settings.get(setting) == "off":

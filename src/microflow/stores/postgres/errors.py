@@ -58,7 +58,10 @@ UNAVAILABLE = frozenset(
 )
 
 WHAT_HELPS: dict[str, tuple[str, str]] = {
-    "25006": ("It only reads: a standby, or a primary that was demoted.", "Name the primary in MICROFLOW_DATABASE."),
+    "25006": (
+        "The database only reads: its server is a standby, or default_transaction_read_only is on.",
+        "Name the primary in MICROFLOW_DATABASE, or:  alter database NAME reset default_transaction_read_only",
+    ),
     "53100": ("Its disk is full.", "Free some space; what was committed is safe."),
     "53300": (
         "It has no connection left.",
