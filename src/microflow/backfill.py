@@ -128,7 +128,7 @@ class Backfill:
     """Carries a plan out.
 
     No more than `room` events are parked for the handler at any time, so that the service reads on. `again` is what to
-    type to go on. `advanced` is called when there is news, `waits` when the service has to work some off first.
+    type to go on. `advanced` is called when there is news, `waits` when it has to wait for the service, once.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class Backfill:
         self._tell_advanced = advanced
         self._tell_waits = waits
         self._version = 0
+        self._has_waited = False
         self.done = Done()
 
     async def run(self) -> None:
@@ -176,11 +177,14 @@ class Backfill:
 
     async def _hand_over(self, records: Sequence[Record]) -> None:
         events = [event for record in records if (event := self._event(record)) is not None]
-        if events:
-            await self._wait_for_room(len(events))
-            handed_over = await self._park(events)
-            self.done.handed_over += handed_over
-            self.done.known += len(events) - handed_over
+        # What is known already needs no room; who is right in the end is said by the transaction.
+        known = await self._store.inbox.seen([event.claim for event in events])
+        handed_over = 0
+        if fresh := [event for event in events if event.claim not in known]:
+            await self._wait_for_room(len(fresh))
+            handed_over = await self._park(fresh)
+        self.done.handed_over += handed_over
+        self.done.known += len(events) - handed_over
         self.done.read += len(records)
         self._tell_advanced(self.done)
 
@@ -266,16 +270,17 @@ class Backfill:
         return registry
 
     async def _wait_for_room(self, wanted: int) -> None:
-        told = False
+        room = self._room
         while True:
             waiting = (await self._store.parking.counts(at_most=self._room)).get(self._plan.handler, 0)
             registry = await self._check_registry()
-            if waiting + wanted <= self._room:
+            if waiting + wanted <= room:
                 return
             if not _processes(registry, self._plan.handler):
                 raise self._no_room(waiting)
-            if not told:
-                told = True
+            room = max(self._room // 2, wanted)  # so that it does not stop again with the next batch
+            if not self._has_waited:
+                self._has_waited = True
                 self._tell_waits(waiting)
             await self._clock.sleep(PAUSE)
 
