@@ -20,7 +20,7 @@ from microflow.envelopes import seal_root
 from microflow.faults import FaultPoint
 from microflow.partitioner import Partitioner
 from microflow.ports import Record
-from tests.crash import checker
+from tests.crash import checker, patience
 from tests.crash.first import Placed
 from tests.crash.grounds import EmbeddedGround, Ground
 from tests.crash.orders import Orders
@@ -28,7 +28,6 @@ from tests.crash.readings import PARTITIONS, Effect, Snapshot
 from tests.crash.sparing import MOST_DEATHS
 
 ROOT = Path(__file__).parents[2]
-POLL = 0.01
 SOON = 20.0
 """Seconds within which whatever a test waits for must have happened, on a machine that is busy with other things."""
 
@@ -208,12 +207,7 @@ class Chain:
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, at_most: float = SOON) -> float:
         """Wait for something that real processes do; return how long it took. Fails with what was waited for."""
-        begun = time.monotonic()
-        while not condition():
-            if time.monotonic() - begun > at_most:
-                raise AssertionError(f"not after {at_most} s: {what}\n{self._story()}")
-            time.sleep(POLL)
-        return time.monotonic() - begun
+        return patience.wait_until(condition, what, at_most=at_most, story=self._story)
 
     def died(self, process: Process) -> bool:
         """Whether a process has been killed, by its own fault."""
@@ -229,15 +223,21 @@ class Chain:
 
     def run_until_drained(self, *, spare_faults: bool = False, at_most: float = 2 * SOON) -> Snapshot:
         """Start what dies again, until nothing is left to be done; nobody helps. Unless `spare_faults`, every fault
-        must have happened by then."""
+        must have happened by then. `at_most` so many seconds may go by in which nothing is finished."""
+        seen: Snapshot | None = None
 
         def drained() -> bool:
+            nonlocal seen
             for process in self.reap():
                 self.revive(process)
             armed = any(process.faults or process.orders.fault for process in self.processes)
-            return (spare_faults or not armed) and self.is_drained()
+            seen = self.try_snapshot()
+            return (spare_faults or not armed) and seen is not None and checker.is_drained(seen)
 
-        self.wait_until(drained, "everything is drained", at_most=at_most)
+        def finished() -> object:
+            return seen and [(len(tables.effects), len(tables.dead)) for tables in seen.tables.values()]
+
+        patience.wait_until(drained, "everything is drained", at_most=at_most, story=self._story, moved=finished)
         return self.snapshot()
 
     def is_drained(self) -> bool:

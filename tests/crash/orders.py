@@ -23,9 +23,10 @@ class Orders:
     It publishes as many events at once as `publishes`, and from memory unless it `scans_only`.
     `fault` is a specification of faults, `refusal` the ordinal of the one record that the log refuses once, `gate`
     whether slow events wait for the file `gate` in the folder, `long` how many seconds long ones take; `batch` bounds
-    its transactions. `prefix` begins the names of services and topics; without `kafka` and `database` the log and the
-    database are files in the folder. With `clock_steps` the clock of its machine is ahead by the seconds that the file
-    `clock-<process>` says.
+    its transactions. It waits `patience` seconds for a broker's answer, also while it is stopped, if that is not 0.
+    `prefix` begins the names of services and topics; without `kafka` and `database` the log and the database are files
+    in the folder. With `clock_steps` the clock of its machine is ahead by the seconds that the file `clock-<process>`
+    says.
     """
 
     folder: str
@@ -39,6 +40,7 @@ class Orders:
     publishes: int = 6
     scans_only: bool = False
     session_timeout: float = 1.5
+    patience: float = 0.0
     refusal: int = 0
     long: float = 0.0
     clock_steps: bool = False

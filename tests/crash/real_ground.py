@@ -29,7 +29,8 @@ PATIENCE_TO_LOOK = 10.0
 
 class RealGround:
     """`kafka` and `postgres` are addresses for the eyes and hands of the test; processes reach the log by
-    `processes_kafka`, and the database by `postgres_port`, if these are named."""
+    `processes_kafka`, and the database by `postgres_port`, if these are named. Without `copies` there are no topics
+    that dead letters are copied to: whatever a process publishes is in the log that a snapshot shows."""
 
     sees_deaths = False
 
@@ -41,6 +42,7 @@ class RealGround:
         replicas: int = 1,
         processes_kafka: str = "",
         postgres_port: int | None = None,
+        copies: bool = True,
     ) -> None:
         self.prefix = f"chain-{uuid.uuid4().hex[:8]}-"
         self.kafka = kafka
@@ -50,7 +52,7 @@ class RealGround:
         self._background = Background()
         self._stack.callback(self._background.close)
         self.databases = {service: self._stack.enter_context(fresh_database(postgres)) for service in SERVICES}
-        self._create_topics(replicas)
+        self._create_topics(replicas, copies=copies)
         follower = LogFollower.start(kafka, TOPICS, prefix=self.prefix)
         self._follower = self._background.run(follower, seconds=PATIENCE)
         self._stack.callback(lambda: self._background.run(self._follower.stop(), seconds=PATIENCE))
@@ -156,9 +158,10 @@ class RealGround:
     def close(self) -> None:
         self._stack.close()
 
-    def _create_topics(self, replicas: int) -> None:
+    def _create_topics(self, replicas: int, *, copies: bool) -> None:
         names = dict.fromkeys((self.prefix + topic for topic in TOPICS), PARTITIONS)
-        names.update({f"dlq-{self.prefix}{service}": 1 for service in SERVICES})
+        if copies:
+            names.update({f"dlq-{self.prefix}{service}": 1 for service in SERVICES})
 
         async def create(admin: AIOKafkaAdminClient) -> None:
             await admin.create_topics([NewTopic(name, count, replicas) for name, count in names.items()])

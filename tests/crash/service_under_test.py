@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -116,13 +117,13 @@ class SteppingClock(SystemClock):
 async def open_transport(orders: Orders, clock: Clock) -> Transport:
     """The log that the chain stands on."""
     if orders.kafka:
-        return await KafkaTransport.open(
-            ClientSettings(
-                servers=orders.kafka,
-                session_timeout_ms=round(orders.session_timeout * 1000),
-                heartbeat_interval_ms=100,
-            )
+        settings = ClientSettings(
+            servers=orders.kafka, session_timeout_ms=round(orders.session_timeout * 1000), heartbeat_interval_ms=100
         )
+        if orders.patience:
+            patience = round(orders.patience * 1000)
+            settings = replace(settings, request_timeout_ms=patience, delivery_timeout_ms=patience)
+        return await KafkaTransport.open(settings)
     return LocalTransport.open(
         Path(orders.folder) / "log.db",
         clock=clock,

@@ -97,15 +97,17 @@ def a_stand(
     replicas: int = 1,
     long: float = 2.0,
     postgres_port: int | None = None,
+    copies: bool = True,
 ) -> Iterator[Stand]:
     """A chain on these servers, in which some handlers take `long` seconds; its processes reach PostgreSQL by another
-    port, if one is named."""
+    port, if one is named, and copy dead letters to topics unless there are no `copies`."""
     ground = RealGround(
         kafka.address(INTERNAL),
         postgres.url,
         replicas=replicas,
         processes_kafka=kafka.address(),
         postgres_port=postgres_port,
+        copies=copies,
     )
     with closing(ground), Chain(nursery, folder, ground=ground) as chain:
         yield Stand(chain, ground, long=long)

@@ -8,15 +8,16 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from servers.kafka import Kafka
 from servers.postgres import Postgres
 from tests.cli.projects import COMMAND
+from tests.crash import patience
 from tests.crash.sparing import MOST_DEATHS
 from tests.faults.saga_ground import SERVICES, SESSION, TARGETS, SagaGround
 
@@ -184,20 +185,32 @@ class SagaProcesses:
         self.wait_until(lambda: all(member.at_work for member in members), f"{names} are ready")
 
     def come_to_rest(self, *, at_most: float = SOON) -> float:
-        """Wait until nothing is left to be done; nobody helps, and everything that was stopped goes on."""
-        return self.wait_until(lambda: not self.ground.work_left(), "all is at rest", at_most=at_most)
+        """Wait until nothing is left to be done; nobody helps, and everything that was stopped goes on. `at_most` so
+        many seconds may go by in which nothing moves."""
+        left: Mapping[str, Any] = {}
 
-    def wait_until(self, condition: object, what: str, *, at_most: float = SOON) -> float:
+        def is_at_rest() -> bool:
+            nonlocal left
+            left = self.ground.work_left()
+            return not left
+
+        return self.wait_until(is_at_rest, "all is at rest", at_most=at_most, moved=lambda: left)
+
+    def wait_until(
+        self,
+        condition: Callable[[], object],
+        what: str,
+        *,
+        at_most: float = SOON,
+        moved: Callable[[], object] = lambda: None,
+    ) -> float:
         """Wait for something that the processes do, keeping them; return how long it took."""
-        assert callable(condition)
-        begun = time.monotonic()
-        while True:
+
+        def holds() -> object:
             self.keep()
-            if condition():
-                return time.monotonic() - begun
-            if time.monotonic() - begun > at_most:
-                raise AssertionError(f"not after {at_most} s: {what}\n{self.story()}")
-            time.sleep(POLL)
+            return condition()
+
+        return patience.wait_until(holds, what, at_most=at_most, story=self.story, moved=moved)
 
     def story(self) -> str:
         """What everybody does, for whoever wonders why nothing goes on."""

@@ -26,15 +26,16 @@ def test_a_relay_of_each_service_is_a_zombie_that_repeats_and_reorders(
     nursery: Nursery, tmp_path: Path, broker: Kafka, database: Postgres, recovery: Recovery, rounds: int
 ) -> None:
     """Semantics 20: first occurrences keep the order of the commits, and whoever reads takes each event once."""
-    with a_stand(nursery, tmp_path, broker, database) as stand:
-        stand.start()
+    # What one has in hand may be a copy of a dead letter and nothing else, and nobody would see that twice.
+    with a_stand(nursery, tmp_path, broker, database, copies=False) as stand:
+        stand.start(patience=5 * SOON)  # else one that is stopped for long gives up what it has in hand
         chain = stand.chain
         with stand.under_load():
             for turn in range(rounds):
                 zombies = [process for process in chain.processes if process.name.endswith(f"-{turn % 2}")]
                 for process in zombies:
                     chain.end(process)
-                    process.faults.append("before publish:20:stop")
+                    process.faults.append("before publish:3:stop")
                     chain.revive(process)
                 for process in zombies:
                     chain.wait_until(lambda: chain.stopped(process), "it has records in hand", at_most=SOON)  # noqa: B023
