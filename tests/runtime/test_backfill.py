@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,13 +18,15 @@ from microflow.dead_letter_copies import REDRIVE_FOR
 from microflow.errors import MicroflowError, StoreConflict, TargetError
 from microflow.handler_changes import retire_handler
 from microflow.handlers import on
-from microflow.ports import Record, Store
+from microflow.log_replay import Stretch
+from microflow.ports import Record, Store, TopicPartition
 from microflow.retries import Retry
 from tests.runtime.bench import WRITE, Bench, Gate, bench
 from tests.runtime.disturbed import DisturbedStore, Moments
 from tests.runtime.events import Cancelled, Placed
 from tests.runtime.virtual_loop import virtual
 
+FIRST = TopicPartition("Placed", 0)
 SLOWLY = Retry(attempts=3, first_delay=timedelta(seconds=60), jitter=0)
 
 
@@ -53,7 +56,7 @@ async def plan(
 async def backfill(
     it: Bench,
     *,
-    handler: str = "notify",
+    planned: Plan | None = None,
     since: datetime | None = None,
     room: int = 1000,
     in_order: bool = False,
@@ -62,7 +65,7 @@ async def backfill(
 ) -> Done:
     """Carry a backfill out, beside whatever else goes on."""
     carried_out = Backfill(
-        await plan(it, handler, since=since),
+        planned or await plan(it, since=since),
         store or await it.another_store(),
         it.log,
         clock=it.clock,
@@ -464,6 +467,35 @@ async def test_what_the_log_does_not_have_any_more_is_told() -> None:
         assert dict(planned.records) == {"Placed": 1}
         assert planned.notes == ("the log has the first 2 records of Placed no more: its retention is over",)
         assert (await backfill(it)).handed_over == 1
+
+
+@virtual
+async def test_a_log_that_gives_nothing_and_does_not_say_why_is_an_error_and_not_the_end() -> None:
+    async with bench() as it:
+        await handled_before(it, "a1")
+        await registered(it, accept, notify)
+        planned = replace(await plan(it), stretches={FIRST: Stretch(0, 5)})
+
+        with pytest.raises(MicroflowError) as error:
+            await backfill(it, planned=planned)
+
+        assert str(error.value).splitlines() == [
+            "The log gives nothing of Placed[0] from 1 to 4, and does not say why.",
+            "  1 event was handed over. What is handed over is not lost, and not repeated.",
+            "  To go on:  AGAIN",
+        ]
+
+
+@virtual
+async def test_what_the_retention_takes_away_meanwhile_is_passed_over() -> None:
+    async with bench() as it:
+        await handled_before(it, "a1")
+        await registered(it, accept, notify)
+        planned = replace(await plan(it), stretches={FIRST: Stretch(0, 5)})
+        async with it.log._log.writing() as connection:
+            connection.execute("update microflow_log_partitions set beginning = 5, ending = 5")
+
+        assert (await backfill(it, planned=planned)).handed_over <= 1
 
 
 @virtual
