@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 
@@ -40,11 +40,16 @@ class Postgres:
     """A server of its own, gone with this process. Use it in a `with`.
 
     `durable=False` is for tests that never stop it: nothing is synced. `size` puts its files on a disk of so many
-    mebibytes (Linux, as root), which a test can fill.
+    mebibytes (Linux, as root), which a test can fill. With a `password` nobody is let in without it.
     """
 
     def __init__(
-        self, *, settings: Mapping[str, str] | None = None, durable: bool = True, size: int | None = None
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        durable: bool = True,
+        size: int | None = None,
+        password: str | None = None,
     ) -> None:
         durability = {} if durable else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         self.folder = new_folder("postgres")
@@ -52,6 +57,7 @@ class Postgres:
         self._user = "nobody" if os.geteuid() == 0 else ""
         self._settings = {**SETTINGS, **LINUX, **durability, **(settings or {})}
         self._process: Process | None = None
+        self._password = password
         self._small = size is not None
         if size is not None:
             mount = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(self.folder)]
@@ -62,7 +68,8 @@ class Postgres:
     @property
     def url(self) -> str:
         """The URL of the database `postgres`."""
-        return f"postgresql://postgres@{LOOPBACK}:{self.port}/postgres"
+        secret = "" if self._password is None else f":{quote(self._password, safe='')}"
+        return f"postgresql://postgres{secret}@{LOOPBACK}:{self.port}/postgres"
 
     @property
     def pid(self) -> int:
@@ -167,7 +174,13 @@ class Postgres:
         process.wait(seconds=60)
 
     def _make_files(self) -> None:
-        options = ["-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]
+        options = ["-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C"]
+        if self._password is None:
+            options.append("--auth=trust")
+        else:
+            secret = self.folder / "password"
+            secret.write_text(self._password, encoding="utf-8")
+            options += ["--auth=scram-sha-256", f"--pwfile={secret}"]
         if self._small:
             options.append("--wal-segsize=1")
         done = subprocess.run(

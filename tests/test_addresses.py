@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
+from microflow import Event, Service, on
 from microflow.addresses import masked, masked_in
+from microflow.hosting import Running
+from microflow.service import build
+from microflow.worker import Worker
 
 
 @pytest.mark.parametrize(
@@ -31,3 +37,24 @@ def test_what_a_driver_says_is_shown_without_passwords() -> None:
     assert masked_in(said) == (
         "invalid dsn 'postgresql://shop:…@db/shop': could not connect (see https://db.example/help)"
     )
+
+
+class OrderPlaced(Event):
+    pass
+
+
+@on("OrderPlaced")
+async def pack_order(placed: OrderPlaced) -> None:
+    pass
+
+
+service = Service("shop")
+
+
+def test_a_service_that_runs_hands_out_the_whole_address_and_prints_it_without_the_password() -> None:
+    url = "postgresql://shop:hunter2@db/shop"
+
+    shop = Running(build(service), url, "kafka:9092", cast(Worker, None))
+
+    assert shop.database == url
+    assert repr(shop) == "Running('shop', database='postgresql://shop:…@db/shop', log='kafka:9092')"

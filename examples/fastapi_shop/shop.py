@@ -53,7 +53,7 @@ service = Service("shop", tables="shop.sql")
 
 # ── the web application ───────────────────────────────────────────────────────────────────────────────────────────
 
-DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
 outbox = Outbox("shop")
 

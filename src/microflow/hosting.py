@@ -33,15 +33,18 @@ from microflow.worker import Surroundings, Worker
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Running:
-    """A service that runs. `ended` returns never, and raises when the service cannot go on. `database` is shown without
-    its password."""
+    """A service that runs. `ended` returns never, and raises when the service cannot go on. `database` is the URL that
+    it is connected to, password included, so that others can connect to the same."""
 
     definition: Definition
     database: str
     log: str
     worker: Worker
+
+    def __repr__(self) -> str:
+        return f"Running({self.name!r}, database={masked(self.database)!r}, log={self.log!r})"
 
     @property
     def name(self) -> str:
@@ -102,7 +105,7 @@ async def running(
         await worker.start()
         try:
             async with _cancelled_when_ended(worker), _watched_by(Lookout(store.outbox, clock=clock)):
-                yield Running(definition, masked(settings.database_of(definition.name)), settings.kafka, worker)
+                yield Running(definition, settings.database_of(definition.name), settings.kafka, worker)
         finally:
             await worker.stop(drain=settings.drain)
 

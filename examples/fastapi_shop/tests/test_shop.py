@@ -5,13 +5,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import pytest
 from httpx import ASGITransport, AsyncClient
 
 from examples.fastapi_shop import shop
 from examples.fastapi_shop.tests.conftest import Place
 from examples.fastapi_shop.tests.waiting import asynchronous, until
 from microflow import Event, Service, on, running
+from servers.postgres import Postgres
 
 heard: list[str] = []
 
@@ -50,6 +53,22 @@ async def test_an_order_placed_over_http_is_packed(place: Place) -> None:
             return order.json() == {"order_id": "o-1", "item": "teapot", "state": "packed"}
 
         await until(packed)
+
+
+@pytest.mark.local_servers("postgres")
+def test_service_and_endpoints_share_a_database_that_asks_for_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynchronous
+    async def place_one() -> int:
+        async with opened() as customer:
+            return (await customer.put("/orders/o-1", json={"item": "teapot"})).status_code
+
+    with Postgres(durable=False, password="hunter2 @/?") as server:
+        monkeypatch.setenv("MICROFLOW_KAFKA", f"local:{tmp_path / 'log.db'}")
+        monkeypatch.setenv("MICROFLOW_DATABASE", server.url)
+
+        assert place_one() == 201
 
 
 @asynchronous

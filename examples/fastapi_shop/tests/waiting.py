@@ -3,18 +3,19 @@
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
+T = TypeVar("T")
 PATIENCE = 60.0
 
 
-def asynchronous(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
+def asynchronous(test: Callable[P, Coroutine[None, None, T]]) -> Callable[P, T]:
     """Run an `async def` test to its end."""
 
     @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(test(*args, **kwargs))
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return asyncio.run(test(*args, **kwargs))
 
     return run
 

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from microflow.addresses import masked
 from microflow.cli.colours import wants_colour
 from microflow.cli.console_lines import console_line, in_words
 from microflow.cli.garbage import collect_seldom
@@ -260,7 +261,7 @@ class Serving:
                 "level": "info",
                 "message": "ready",
                 "service": it.name,
-                "database": it.database,
+                "database": masked(it.database),
                 "log": it.log,
                 "handlers": len(it.definition.handlers),
                 "partitions": standing.owned,
