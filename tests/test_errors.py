@@ -37,6 +37,13 @@ def test_every_error_has_a_sentence_of_its_own(error: type[MicroflowError]) -> N
     assert error.__doc__ != MicroflowError.__doc__ or error is MicroflowError
 
 
+def test_in_a_log_an_error_is_one_line() -> None:
+    error = StoreUnavailable("cannot execute INSERT", why="It only reads.", fix="Name the primary,\n  or:  reset it")
+
+    assert error.line == "cannot execute INSERT. It only reads. Name the primary, or: reset it"
+    assert StoreUnavailable("the disk is full").line == "the disk is full"
+
+
 def test_an_error_says_what_where_why_and_what_to_type_in_this_order() -> None:
     error = DefinitionError("It is wrong.", where="app.py:3", why="Because.", fix="make it right")
 

@@ -52,6 +52,14 @@ class MicroflowError(Exception):
         parts = [f"{self.where}  {self.what}" if self.where else self.what, self.why, self.fix]
         return "\n  ".join(part for part in parts if part)
 
+    @property
+    def line(self) -> str:
+        """The same in one line, for a log."""
+        first = f"{self.where}  {self.what}" if self.where else self.what
+        *others, last = [part for part in (first, self.why, self.fix) if part]
+        sentences = [part if part[-1] in ".:?!" else f"{part}." for part in others]
+        return " ".join(" ".join([*sentences, last]).split())
+
 
 class DefinitionError(MicroflowError):
     """A service is written in a way that cannot work. Raised when it is built, before any event."""

@@ -46,6 +46,7 @@ from microflow.ports import (
 from microflow.pressure import Pressure
 from microflow.runtime import Runtime
 from microflow.signals import Signal
+from microflow.trouble import Trouble
 
 logger = logging.getLogger("microflow.intake")
 
@@ -93,6 +94,7 @@ class Intake:
         self._stopping = False
         self._refusal: Exception | None = None
         self._changing = asyncio.Lock()
+        self._trouble = Trouble(logger)
         self.rebalancing = True
         self._has_joined = False
         self.joined = Signal(runtime.clock)
@@ -176,9 +178,10 @@ class Intake:
                 raise  # nobody would see what is missing if the start waited for it
             if not self._stopping:
                 does = "refuses us" if isinstance(error, LogRefused | TopicRefused) else "does not answer"
-                logger.warning("the log %s (%s); trying again", does, error)
+                self._trouble.met(f"the log {does}; trying again: %s", error.line)
                 await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
             return
+        self._trouble.is_over("the log is read again")
         if not self._draining:
             for record in records:
                 if not self._sought or record.source not in self._sought:  # or: read before we went back
@@ -508,14 +511,18 @@ class Intake:
             logger.debug("offsets for displays of lag were not committed: %s", error)
 
     async def _insist_on_log(self, ask: Callable[[], Awaitable[T]]) -> T:
+        trouble = Trouble(logger)
         while True:
             try:
-                return await ask()
+                answer = await ask()
             except (LogGone, LogRefused, TopicRefused):
                 raise
             except TransportError as error:
-                logger.warning("the log does not answer (%s); trying again", error)
+                trouble.met("the log does not answer; trying again: %s", error.line)
                 await self._runtime.clock.sleep(PAUSE_AFTER_ERROR)
+            else:
+                trouble.is_over("the log answers again")
+                return answer
 
 
 def _as_parked(envelope: Envelope, row: Parked) -> Envelope:

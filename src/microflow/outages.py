@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 from microflow.errors import StoreConflict, StoreError, StoreGone
 from microflow.ports import Clock, Store
+from microflow.trouble import Trouble
 
 logger = logging.getLogger("microflow.outages")
 
@@ -26,25 +28,35 @@ class Outages:
         self._store = store
         self._clock = clock
         self._chance = chance
-        self.out = False
+        self._trouble = Trouble(logger)
+        self._ended = 0
+        self._probing = asyncio.Lock()
+
+    @property
+    def out(self) -> bool:
+        return self._trouble.is_told
 
     async def cut(self) -> bool:
         """Whether the store cannot be written now. Returns once it can be again: True if it could not.
 
         Raises StoreGone for one that never will be.
         """
-        wait = FIRST_WAIT
-        was_out = False
-        while (error := await self._probe()) is not None:
-            if not self.out:
-                logger.warning("the database cannot be written (%s); waiting, nothing is lost", error)
-            self.out = was_out = True
-            await self._pause(wait)
-            wait = min(wait * 2, LONGEST_WAIT)
-        if was_out:
-            logger.warning("the database can be written again")
-            self.out = False
-        return was_out
+        if not self.out:
+            ended = self._ended
+            error = await self._probe()
+            if error is None:
+                return False
+            if ended == self._ended:  # else it is well again since this was asked
+                self._trouble.met("the database cannot be written; waiting, nothing is lost: %s", error.line)
+        async with self._probing:  # one asks for all who wait
+            wait = FIRST_WAIT
+            while self.out:
+                await self._pause(wait)
+                wait = min(wait * 2, LONGEST_WAIT)
+                if await self._probe() is None:
+                    self._ended += 1
+                    self._trouble.is_over("the database can be written again")
+        return True
 
     async def pause(self, tries: int) -> None:
         """Wait a little, longer with every try, so that two that got in each other's way do not again."""
@@ -53,9 +65,10 @@ class Outages:
     async def insist(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do something with the store that has no reason to fail, through outages and passing errors."""
         tries = 0
+        held = Trouble(logger)
         while True:
             try:
-                return await step()
+                result = await step()
             except StoreError as error:
                 if await self.cut():
                     continue
@@ -63,8 +76,11 @@ class Outages:
                 if tries > TRANSIENT_TRIES:
                     if not isinstance(error, StoreConflict):  # whoever is in the way now will not be for ever
                         raise
-                    logger.warning("something else holds on to what is needed in the database (%s); waiting", error)
+                    held.met("something else holds on to what is needed in the database; waiting: %s", error.line)
                 await self.pause(min(tries, TRANSIENT_TRIES))
+            else:
+                held.is_over("what is needed in the database is free again")
+                return result
 
     async def _probe(self) -> StoreError | None:
         try:

@@ -384,7 +384,7 @@ class Outgoing:
                     raise
                 except StoreError as error:
                     if wait == FIRST_WAIT:
-                        logger.warning("what was published stays in the outbox for now: %s", error)
+                        logger.warning("what was published stays in the outbox for now: %s", error.line)
                     self._acknowledged = [*positions, *self._acknowledged]
                     await self._clock.sleep(wait)
                     wait = min(wait * 2, LONGEST_WAIT)

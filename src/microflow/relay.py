@@ -21,6 +21,7 @@ from microflow.faults import Reach, pass_by
 from microflow.outgoing import Outgoing
 from microflow.ports import Clock, OrderingKey, Outbox, OutboxRow, Transport
 from microflow.signals import Signal
+from microflow.trouble import Trouble
 
 logger = logging.getLogger("microflow.relay")
 
@@ -134,16 +135,22 @@ class Relay:
         Raises StoreGone and LogGone for one that was deleted.
         """
         wait = FIRST_WAIT
+        trouble = Trouble(logger)
         try:
             while True:
                 try:
                     again = await self._scan()
-                    wait = FIRST_WAIT
                 except (StoreGone, LogGone):
                     raise
                 except (StoreError, TransportError) as error:
-                    logger.warning("the outbox waits: %s", error)
-                    again, wait = wait, min(wait * 2, LONGEST_WAIT)
+                    trouble.met("the outbox waits: %s", error.line)
+                    # Whoever wakes us knows of commits at most, and nothing of whether a scan would succeed.
+                    await self._clock.sleep(wait)
+                    wait = min(wait * 2, LONGEST_WAIT)
+                    self._signal.clear()
+                    continue
+                trouble.is_over("the outbox is published again")
+                wait = FIRST_WAIT
                 await self._signal.wait(at_most=again)
         finally:
             await self.outgoing.close()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from microflow.context import Context
+from microflow.errors import TransportError
 from microflow.handlers import on
-from microflow.ports import Record
+from microflow.ports import RebalanceListener, Record, Subscription
 from microflow.retries import Retry
+from microflow.transports.local import LocalTransport
 from tests.runtime.bench import WRITE, bench
 from tests.runtime.events import Accepted, Cancelled, Placed
+from tests.runtime.telling import telling, told
 from tests.runtime.virtual_loop import START, virtual
 
 
@@ -39,6 +45,64 @@ async def test_a_service_without_stored_offsets_starts_at_the_earliest_record_an
 
         assert len(await it.effects()) == 7
         assert any("earliest of 7 records" in record.getMessage() for record in caplog.records)
+
+
+class DeafLog:
+    """A log that answers nobody who reads, while it is `deaf`."""
+
+    def __init__(self, transport: LocalTransport) -> None:
+        self._transport = transport
+        self.deaf = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Collection[str], *, group: str | None, listener: RebalanceListener
+    ) -> AsyncIterator[DeafSubscription]:
+        async with self._transport.subscribe(topics, group=group, listener=listener) as subscription:
+            yield DeafSubscription(self, subscription)
+
+
+class DeafSubscription:
+    def __init__(self, log: DeafLog, subscription: Subscription) -> None:
+        self._log = log
+        self._subscription = subscription
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subscription, name)
+
+    async def fetch(self, **keywords: Any) -> Sequence[Record]:
+        if self._log.deaf:
+            raise TransportError("the disk is full")
+        return await self._subscription.fetch(**keywords)
+
+
+@virtual
+async def test_a_log_that_does_not_answer_for_long_is_told_once_and_that_it_answers_again_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @on("Placed")
+    async def accept(order: Placed, context: Context) -> None:
+        context.write(WRITE, "accept", order.order)
+
+    with telling(caplog):
+        async with bench() as it:
+            log = DeafLog(it.open_log())
+            await it.start(accept, transport=lambda _: log)
+            log.deaf = True
+            await it.emit(Placed(order="a"))
+            await it.pass_time(60)
+            log.deaf = False
+            await it.pass_time(1)
+            await it.settle()
+            assert await it.effects() == ["a"]
+
+    assert told(caplog, "the log") == [
+        "the log does not answer; trying again: the disk is full",
+        "the log is read again",
+    ]
 
 
 @virtual

@@ -12,11 +12,13 @@ from microflow.context import Context
 from microflow.errors import StoreConflict, StoreError, StoreUnavailable
 from microflow.handlers import on
 from microflow.limits import Limits
+from microflow.outages import Outages
 from microflow.ports import TopicPartition
 from microflow.retries import Retry
-from tests.runtime.bench import WRITE, bench
+from tests.runtime.bench import WRITE, Gate, bench
 from tests.runtime.disturbed import DisturbedStore, Moments
 from tests.runtime.events import Accepted, Cancelled, Placed
+from tests.runtime.telling import telling, told
 from tests.runtime.virtual_loop import virtual
 
 SOON = Retry(attempts=2, first_delay=timedelta(seconds=1), jitter=0)
@@ -58,6 +60,44 @@ async def test_while_the_database_is_away_everything_waits_and_nothing_is_counte
         assert process.outcomes() == {"done": 3}
         assert {report.attempt for report in process.reports} == {1}
         assert await it.dead_letters() == []
+
+
+@virtual
+async def test_an_outage_is_told_once_and_its_end_once_by_however_many_it_is_met(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    moments, gate = Moments(), Gate()
+
+    async def fail_late() -> None:
+        await gate.pass_through("late")
+        raise StoreUnavailable("the disk is full")
+
+    with telling(caplog):
+        async with bench() as it:
+            outages = Outages(
+                DisturbedStore(await it.store(), moments),
+                clock=it.clock,
+                chance=it.chance.random,
+            )
+            moments.plan("probe", fail_late)
+            late = asyncio.create_task(outages.cut())
+            await it.pass_time(0.01)
+            moments.out = True
+            some = [asyncio.create_task(outages.cut()) for _ in range(5)]
+            await it.pass_time(60)
+            more = [asyncio.create_task(outages.cut()) for _ in range(5)]
+            await it.pass_time(60)
+            moments.out = False
+            await it.pass_time(10)
+            gate.open("late")
+            answers = await asyncio.gather(late, *some, *more)
+
+    assert answers == [True] * 11
+    assert not outages.out
+    assert told(caplog, "the database") == [
+        "the database cannot be written; waiting, nothing is lost: the disk is full",
+        "the database can be written again",
+    ]
 
 
 @virtual
@@ -213,7 +253,7 @@ async def test_every_task_of_a_service_outlives_an_outage() -> None:
 
 
 @virtual
-async def test_a_service_waits_for_what_others_hold_on_to_however_long() -> None:
+async def test_a_service_waits_for_what_others_hold_on_to_however_long(caplog: pytest.LogCaptureFixture) -> None:
     """Locks are freed some time; a service that ended would help nobody."""
     moments = Moments()
 
@@ -221,14 +261,19 @@ async def test_a_service_waits_for_what_others_hold_on_to_however_long() -> None
     async def accept(order: Placed, context: Context) -> None:
         context.write(WRITE, "accept", order.order)
 
-    async with bench() as it:
-        moments.plan("partitions.take", *[StoreConflict("lock timeout") for _ in range(20)])
-        await it.start(accept, store=lambda store: DisturbedStore(store, moments))
-        await it.emit(Placed(order="a"))
-        await it.settle()
+    with telling(caplog):
+        async with bench() as it:
+            moments.plan("partitions.take", *[StoreConflict("lock timeout") for _ in range(20)])
+            await it.start(accept, store=lambda store: DisturbedStore(store, moments))
+            await it.emit(Placed(order="a"))
+            await it.settle()
 
-        assert moments.count["partitions.take"] == 21
-        assert await it.effects() == ["a"]
+            assert moments.count["partitions.take"] == 21
+            assert await it.effects() == ["a"]
+            assert told(caplog, "what is needed in the database") == [
+                "something else holds on to what is needed in the database; waiting: lock timeout",
+                "what is needed in the database is free again",
+            ]
 
 
 @virtual

@@ -20,6 +20,7 @@ from microflow.stores.sqlite import SqliteStore
 from tests.runtime.bench import Bench, Gate, bench
 from tests.runtime.disturbed import DisturbedLog, DisturbedStore, Moments
 from tests.runtime.events import Accepted, Large, Placed
+from tests.runtime.telling import telling, told
 from tests.runtime.virtual_loop import virtual
 
 FIRST = TopicPartition("Accepted", 0)
@@ -139,6 +140,30 @@ async def test_a_relay_goes_on_by_itself_when_the_log_is_back() -> None:
 
         assert await in_the_log(it) == ["a0"]
         assert moments.count["publish"] == 5
+
+
+@virtual
+async def test_while_the_database_is_away_a_relay_is_not_hurried_by_what_wakes_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with telling(caplog):
+        async with bench() as it:
+            moments = Moments()
+            relay = relay_of(it, DisturbedStore(await it.store(), moments))
+            await append(it, "a1")
+            moments.out = True
+            running = asyncio.create_task(relay.run())
+            for _ in range(240):
+                relay.wake()
+                await it.pass_time(0.25)
+            assert moments.count["outbox.scan"] < 25
+
+            moments.out = False
+            await it.pass_time(6)
+            assert await in_the_log(it) == ["a1"]
+            running.cancel()
+
+    assert told(caplog, "the outbox") == ["the outbox waits: the disk is full", "the outbox is published again"]
 
 
 @virtual

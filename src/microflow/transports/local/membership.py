@@ -17,6 +17,7 @@ from microflow.transports.local.errors import as_transport_errors
 from microflow.transports.local.format import SQL
 from microflow.transports.local.log import Log
 from microflow.transports.local.signs import Attendance, Sign, signs_of
+from microflow.trouble import Trouble
 
 logger = logging.getLogger("microflow.transports.local")
 
@@ -149,6 +150,7 @@ class GroupMember:
             rebalance_timeout=patience.rebalance,
             awake_within=max(3 * patience.heartbeat, patience.session / 2),
         )
+        trouble = Trouble(logger)
         while True:
             try:
                 self._log.check_still_there()
@@ -158,7 +160,10 @@ class GroupMember:
             except LogGone:
                 return  # there is nothing to be a member of, and whoever fetches is told
             except (TransportError, OSError) as error:
-                logger.warning("a heartbeat in group %s failed: %s", self.group, error)
+                said = error.line if isinstance(error, TransportError) else str(error)
+                trouble.met("heartbeats in group %s fail: %s", self.group, said)
+            else:
+                trouble.is_over(f"heartbeats in group {self.group} succeed again")
             await self._clock.sleep(patience.heartbeat)
 
     async def _expel(self, attendance: Attendance) -> None:
