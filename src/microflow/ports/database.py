@@ -422,7 +422,8 @@ class Outbox(Protocol):
         """All rows, or those of some shards, to publish: in pages of about so many, in order, as of one moment.
 
         So whoever has come to a row has passed every earlier row of its key, also one that was committed late under a
-        low position. Rows whose `publisher` is the one that is named are left out. Is left within seconds.
+        low position. Rows whose `publisher` is the one that is named may be left out: it has them in hand, unless the
+        store has brought back what it was told to forget. Is left within seconds.
         """
         ...
 

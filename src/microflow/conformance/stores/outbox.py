@@ -330,14 +330,15 @@ async def a_scan_gives_everything_in_order_in_pages(harness: Harness) -> None:
 
 
 @outbox.add()
-async def a_scan_leaves_out_what_its_publisher_has_in_hand(harness: Harness) -> None:
-    """Rows whose `publisher` is the one that is named are left out."""
+async def a_scan_leaves_out_nothing_but_what_its_publisher_has_in_hand(harness: Harness) -> None:
+    """Rows whose `publisher` is the one that is named may be left out, and no others."""
     store = await harness.open()
     await _append(store, _mine(1), _mine(2, publisher=8, key=b"b"), an_outbox_row(3, key=b"c"), _mine(4, key=None))
 
     left = {publisher: await _scan(store, publisher=publisher) for publisher in (7, 9, None)}
-    found = {publisher: sorted(value or b"" for page in pages for value in page) for publisher, pages in left.items()}
-    assert found == {7: [b"2", b"3"], 9: [b"1", b"2", b"3", b"4"], None: [b"1", b"2", b"3", b"4"]}
+    found = {publisher: {value for page in pages for value in page} for publisher, pages in left.items()}
+    assert found[7] >= {b"2", b"3"}
+    assert found[9] == found[None] == {b"1", b"2", b"3", b"4"}
 
 
 @outbox.add()

@@ -14,7 +14,7 @@ from microflow.ports import OutboxRow, OutboxStatus
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.locks import LEASES, REGISTRY
 from microflow.stores.postgres.notifications import Channel
-from microflow.stores.postgres.session import Row, Session
+from microflow.stores.postgres.session import Row, Session, next_birth
 from microflow.stores.postgres.sessions import Sessions
 from microflow.stores.postgres.settled import NOTHING, Settled
 from microflow.stores.postgres.silence import begin_alone
@@ -25,7 +25,7 @@ SHARDS = 64
 NOBODY = -1
 """A publisher that no row has."""
 DOUBT = 60.0
-"""In seconds: so often a scan begins at the first row whatever is settled. Somebody may have set positions back."""
+"""In seconds: so often a scan passes over nothing, whatever is known. Somebody may have set positions back."""
 BEGIN_SCAN = """begin isolation level repeatable read read only;
 set local idle_in_transaction_session_timeout = '30s'"""
 """Between two pages their rows are published. A scan holds no locks, only the past."""
@@ -39,6 +39,7 @@ class PostgresOutbox:
         self._news = news
         self._settled = settled
         self._began_at_the_beginning = float("-inf")
+        self._saw_everything = next_birth()
         self._held = 0
 
     @property
@@ -72,34 +73,43 @@ class PostgresOutbox:
             return
         few = shards is not None and len(shards) < SHARDS
         sql = SQL["page of shards" if few else "page"]
-        others = (publisher, list(shards)) if few and shards is not None else (publisher,)
+        of_shards = (list(shards),) if few and shards is not None else ()
         await self._look_how_far_it_is_settled()
-        now = asyncio.get_running_loop().time()
+        now, birth = asyncio.get_running_loop().time(), 0
         everything = now - self._began_at_the_beginning >= DOUBT
 
-        async def read(session: Session) -> Sequence[Row]:
-            known = self._settled.up_to(session)
-            rows = await session.fetch(sql, NOTHING if everything else known, size, *others)
-            if rows and rows[0]["position"] <= known:
-                self._settled.forget()
-            return rows
+        def bounds(session: Session) -> tuple[bool, int, int]:
+            nonlocal birth
+            birth = next_birth()
+            # The server of a new connection may have crashed, and what was deleted unsynced is there again: it is
+            # nobody's, whoever was to publish it.
+            if everything or session.birth > self._saw_everything:
+                return True, NOTHING, NOBODY
+            return False, self._settled.up_to(session), publisher
 
-        rows = await self._sessions.run(read)
-        if everything:
-            self._began_at_the_beginning = now
+        async def read(session: Session) -> tuple[Sequence[Row], bool]:
+            sees_everything, after, left_out = bounds(session)
+            rows = await session.fetch(sql, after, size, left_out, *of_shards)
+            if rows and rows[0]["position"] <= self._settled.up_to(session):
+                self._settled.forget()
+            return rows, sees_everything
+
+        rows, saw_everything = await self._sessions.run(read)
         if len(rows) < size:  # this is all there is, seen at one moment
             if rows:
                 yield [_outbox_row(row) for row in rows]
-            return
-        # From the beginning once more: what follows must be as of the same moment as what comes first.
-        async with self._sessions.session() as session:
-            with translated():
-                await session.script(BEGIN_SCAN)
-                known = self._settled.up_to(session)
-                cursor = await (await session.prepared(sql)).cursor(known, None, *others)
-                while rows := await cursor.fetch(size):
-                    yield [_outbox_row(row) for row in rows]
-                await session.script("commit")
+        else:
+            # From the beginning once more: what follows must be as of the same moment as what comes first.
+            async with self._sessions.session() as session:
+                with translated():
+                    await session.script(BEGIN_SCAN)
+                    saw_everything, after, left_out = bounds(session)
+                    cursor = await (await session.prepared(sql)).cursor(after, None, left_out, *of_shards)
+                    while rows := await cursor.fetch(size):
+                        yield [_outbox_row(row) for row in rows]
+                    await session.script("commit")
+        if saw_everything:  # and the scan was not left before its end
+            self._began_at_the_beginning, self._saw_everything = now, birth
 
     async def delete(self, positions: Collection[int]) -> None:
         if not positions:
