@@ -195,6 +195,17 @@ async def test_a_login_that_was_left_out_is_told(broker: SecureBroker) -> None:
 
 
 @asynchronous
+async def test_a_login_where_none_is_taken_is_told(broker: SecureBroker) -> None:
+    plain = await told(broker.plain, security_protocol="SASL_PLAINTEXT", **ANNA)
+    encrypted = await told(broker.address("TLS"), **tls(broker, **ANNA) | {"security_protocol": "SASL_SSL"})
+
+    assert plain.what == f"What listens at {broker.plain} takes no login."
+    assert (plain.fix or "").endswith("(MICROFLOW_KAFKA_SECURITY_PROTOCOL) to PLAINTEXT.")
+    assert encrypted.what == f"What listens at {broker.address('TLS')} takes no login."
+    assert (encrypted.fix or "").endswith("to SSL.")
+
+
+@asynchronous
 async def test_a_mechanism_that_the_broker_does_not_have_is_told(broker: SecureBroker) -> None:
     login = tls(broker, sasl_mechanism="PLAIN", **ANNA) | {"security_protocol": "SASL_SSL"}
 
