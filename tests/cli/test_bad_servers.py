@@ -184,6 +184,23 @@ def test_a_user_who_may_not_make_tables_is_told_who_can(project: Project, strict
     assert "microflow db migrate TARGET --database postgresql://OWNER@…" in told
 
 
+def test_what_a_database_refuses_is_found_once_by_doctor_with_whose_it_is(project: Project, strict: str) -> None:
+    run_sql(strict, "create database kept", "revoke create on database kept from public")
+    project.json_lines("db", "migrate", "payments.py", "--database", elsewhere(strict, database="kept"))
+    project.json_lines("topics", "apply", "payments.py")
+    for password, told in (
+        (f"{PASSWORD}-wrong", f"PostgreSQL at {place(strict)} does not let shop in."),
+        (PASSWORD, "shop may not use microflow's tables in kept"),
+    ):
+        url = elsewhere(strict, user="shop", password=password, database="kept")
+
+        ended = project.run("doctor", "payments.py", "--database", url)
+
+        [problem] = [line for line in ended.stdout.splitlines() if line.startswith(" ✗ ")]
+        assert problem.startswith(f" ✗ payments: {told}")
+        assert " ✔ group payments · 0 members\n" in ended.stdout
+
+
 def test_a_database_that_only_reads_is_told(project: Project, strict: str) -> None:
     run_sql(strict, "create database standby", "alter database standby set default_transaction_read_only = on")
 

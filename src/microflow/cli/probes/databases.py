@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from microflow.cli.migrating import state_in_words
-from microflow.cli.probes.findings import Finding, ok, problem, warning
+from microflow.cli.probes.findings import Finding, ok, problem, problem_of, warning
 from microflow.cli.probes.log import SharedLog, is_there
 from microflow.cli.probes.postgres import look_at_server
 from microflow.cli.probes.sqlite import look_at_sqlite
 from microflow.connect import SQLITE, dialect_of, look_at_database, sqlite_path
+from microflow.errors import SettingsError, StoreError
 from microflow.ports import DatabaseState
 from microflow.service import Definition
 from microflow.settings import MEMORY, Settings
@@ -30,7 +31,10 @@ async def look_at_database_of(
     findings: list[Finding] = []
     if url.startswith(SQLITE):
         findings += await asyncio.to_thread(look_at_sqlite, sqlite_path(url), workers=settings.workers)
-    state = await look_at_database(settings, service=name)
+    try:
+        state = await look_at_database(settings, service=name)
+    except (StoreError, SettingsError) as error:
+        return [*findings, problem_of(error, of=name)]
     own = [each.name for each in read_migrations(definition.tables, dialect=dialect_of(url))]
     to_run = [*state.pending, *(each for each in own if each not in state.applied)]
     findings.append(ok(f"{name}: {state_in_words(state, url, now=datetime.now(UTC))}"))

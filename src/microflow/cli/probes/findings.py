@@ -39,8 +39,9 @@ def problem(text: str, fix: str | None = None) -> Finding:
     return Finding("problem", text, fix)
 
 
-def problem_of(error: MicroflowError) -> Finding:
-    """An error as a finding: in one line, with its own way out."""
+def problem_of(error: MicroflowError, *, of: str | None = None) -> Finding:
+    """An error as a finding, of a service if it is named: in one line, with its own way out."""
+    whose = f"{of}: " if of is not None else ""
     where = f"{error.where}  " if error.where else ""
     why = f" ({' '.join(error.why.split())})" if error.why else ""
-    return problem(f"{where}{error.what}{why}", error.fix)
+    return problem(f"{whose}{where}{error.what}{why}", error.fix)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from microflow.cli.probes.findings import Finding, ok, problem
 from microflow.cli.probes.log import SharedLog, is_there
 from microflow.connect import look_at_database
-from microflow.errors import TopicRefused
+from microflow.errors import SettingsError, StoreError, TopicRefused
 from microflow.permissions import permitting
 from microflow.ports import Bounds, GroupState, TopicPartition, Transport
 from microflow.service import Definition
@@ -23,13 +23,17 @@ async def look_at_group(
     if (transport := await log.get_or_none()) is None:
         return []
     group = await transport.inspection.group(definition.name)
-    watermarks = (await look_at_database(settings, service=definition.name)).watermarks
+    members = f"{len(group.members)} member{'s' if len(group.members) != 1 else ''}"
+    strange = list(_of_members(definition.name, group, settings, ours=transport.inspection.client_id))
+    try:
+        watermarks = (await look_at_database(settings, service=definition.name)).watermarks
+    except (StoreError, SettingsError):  # told by whoever looks at the database
+        return [ok(f"group {definition.name}", members), *strange]
     bounds = await _bounds(transport, definition)
     lag = sum(max(bound.end - watermarks.get(each, bound.beginning), 0) for each, bound in bounds.items())
-    members = f"{len(group.members)} member{'s' if len(group.members) != 1 else ''}"
     return [
         ok(f"group {definition.name}", members, f"{lag:,} records to handle in {len(bounds)} partitions"),
-        *_of_members(definition.name, group, settings, ours=transport.inspection.client_id),
+        *strange,
         *_lost(definition.name, bounds, watermarks, target=target),
     ]
 

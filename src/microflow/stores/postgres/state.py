@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import asyncpg
+
 from microflow.embedded.statements import statements
+from microflow.errors import SqlError
 from microflow.ports import DatabaseState, ServerState, TopicPartition
 from microflow.stores.postgres import tables
+from microflow.stores.postgres.connecting import not_permitted
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.session import GUARANTEES, Address, Session
 
@@ -19,6 +23,10 @@ async def state_of(url: str, *, service: str) -> DatabaseState:
     try:
         with translated():
             return await _read(session, service)
+    except SqlError as error:
+        if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            raise not_permitted(url, error.__cause__) from error
+        raise
     finally:
         await session.close()
 
