@@ -32,10 +32,15 @@ async def look_at_group(
     bounds = await _bounds(transport, definition)
     lag = sum(max(bound.end - watermarks.get(each, bound.beginning), 0) for each, bound in bounds.items())
     return [
-        ok(f"group {definition.name}", members, f"{lag:,} records to handle in {len(bounds)} partitions"),
+        ok(f"group {definition.name}", members, f"{_to_handle(lag)} in {len(bounds)} partitions"),
         *strange,
         *_lost(definition.name, bounds, watermarks, target=target),
     ]
+
+
+def _to_handle(lag: int) -> str:
+    # From the watermark on: some of it may be handled, or of a type that nothing here is triggered by.
+    return f"up to {lag:,} record{'s' if lag != 1 else ''} to handle" if lag else "nothing to handle"
 
 
 async def _bounds(transport: Transport, definition: Definition) -> Mapping[TopicPartition, Bounds]:
