@@ -214,6 +214,11 @@ class Trigger:
     event_type: str
     topic: str
 
+    @property
+    def in_words(self) -> str:
+        """The type, and the topic if that has another name."""
+        return self.event_type if self.topic == self.event_type else f"{self.event_type} on {self.topic}"
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:

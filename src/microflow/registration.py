@@ -80,20 +80,23 @@ class Registration:
         """Whether another version of the service has a handler of this trigger, and this one has not."""
         return handler in self.strangers(trigger.topic).get(trigger.event_type, ())
 
-    async def enlist(self) -> None:
-        """Say which handlers this process has, before it reads anything.
-
-        Handlers that nobody has any more are retired, with a line that says so. Raises DefinitionError if events wait
-        for one, or if this version still uses a name that was given up.
-        """
+    async def check(self) -> None:
+        """Change nothing. Raises DefinitionError if events wait for a handler that nobody has any more, or if this
+        version still uses a name that was given up."""
         registry = await self._store.handlers.registry(now=self._clock.now())
         self._refuse_renamed(registry)
         living = self._living(registry)
         for name, count in sorted((await self._store.parking.counts()).items()):
             if name and name not in living:
                 raise gone_error(self._service, name, count, known=self._own, where=self._where)
-        await self._forget(_gone(registry, living))
+
+    async def enlist(self) -> None:
+        """Say which handlers this process has, before it reads anything, and when nothing else may keep it from that:
+        handlers and triggers that nobody has any more are retired, with a line that says so. Raises as `check` does.
+        """
+        await self.check()
         await self._register()
+        await self._retire_gone()
 
     async def keep_up(self) -> None:
         """Stay alive in the registry, follow it, and retire what nobody has any more, until cancelled."""
@@ -169,18 +172,27 @@ class Registration:
         return living
 
     async def _retire_gone(self) -> None:
-        living = self._living(self._registry)
-        gone = _gone(self._registry, living)
-        await self._forget(gone)
+        before = self._registry
+        living = self._living(before)
+        gone = _gone(before, living)
+        if gone and (forgotten := await self._store.handlers.forget(gone, now=self._clock.now())):
+            self._tell_retired(forgotten, before)
+            await self._register()
         nobodys = gone.keys() - living
         waiting = await self._store.parking.counts() if nobodys else {}
         for name in sorted(nobodys & waiting.keys() - self._told):
             self._told.add(name)
             logger.warning("%s", gone_error(self._service, name, waiting[name], known=self._own, where=None))
 
-    async def _forget(self, gone: Mapping[str, Collection[Trigger]]) -> None:
-        for name in sorted(await self._store.handlers.forget(gone, now=self._clock.now()) if gone else ()):
-            logger.info("%s: the handler %s is gone, and nothing waits for it: it is retired", self._service, name)
+    def _tell_retired(self, forgotten: Mapping[str, Collection[Trigger]], before: Registry) -> None:
+        for name, triggers in sorted(forgotten.items()):
+            if before.handlers[name].triggers.keys() == set(triggers):
+                logger.info("%s: the handler %s is gone, and nothing waits for it: it is retired", self._service, name)
+                continue
+            told = ", ".join(sorted(trigger.in_words for trigger in triggers))
+            logger.info(
+                "%s: nothing triggers the handler %s by %s any more: that is retired", self._service, name, told
+            )
 
 
 def gone_error(

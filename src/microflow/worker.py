@@ -116,9 +116,11 @@ class Worker:
             learned=self._learned,
             changed=self._processes_changed,
         )
-        await self._registration.enlist()
+        await self._registration.check()
         await self._ensure_topics()
-        runtime = self._assemble(await self._provide())
+        provided = await self._provide()
+        await self._registration.enlist()  # nothing of the service keeps it from starting now
+        runtime = self._assemble(provided)
         await self._copies.look()
         await self._relay.learn(set(definition.emitted.values()), version=self._registration.version)
         self._begin(runtime.deadlines.run(), "deadlines")

@@ -308,6 +308,48 @@ async def test_a_handler_that_is_gone_with_nothing_waiting_is_retired_with_a_lin
 
 
 @virtual
+async def test_of_a_handler_that_has_another_trigger_now_the_old_one_is_retired_with_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Rule 12: what is retired is said; the handler itself is not."""
+
+    async def move(order: Cancelled, context: Context) -> None:
+        context.write(WRITE, "notify", order.order)
+
+    move.__name__ = "notify"
+    async with bench() as it:
+        await (await it.start(accept, notify)).stop()
+        with caplog.at_level(logging.INFO, "microflow.registration"):
+            await it.start(accept, on("Cancelled", topic="Placed")(move))
+
+        assert [record.getMessage() for record in caplog.records] == [
+            "shop: nothing triggers the handler notify by Placed any more: that is retired"
+        ]
+        assert set((await registry(it)).handlers["notify"].triggers) == {Trigger("Cancelled", "Placed")}
+        await it.publish(it.record(Cancelled(order="a"), topic="Placed"))
+        await it.emit(*placed("a1"))
+        await it.settle()
+        assert await it.effects(handler="notify") == ["a"]
+        assert await it.parked() == 0
+
+
+@virtual
+async def test_a_start_that_is_refused_retires_nothing_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Rule 12: what is retired at a start is retired by one that goes on."""
+
+    def no_lifespan() -> None: ...
+
+    async with bench() as it:
+        await (await it.start(accept, notify)).stop()
+        before = await registry(it)
+        with caplog.at_level(logging.INFO, "microflow.registration"), pytest.raises(DefinitionError, match="lifespan"):
+            await it.start(accept, lifespan=no_lifespan)
+
+        assert not caplog.records
+        assert await registry(it) == before
+
+
+@virtual
 async def test_a_handler_that_is_gone_and_waited_for_stops_the_start() -> None:
     """Rule 12: "A handler with open rows that is gone stops the start until `handlers retire|rename` says …"."""
 
@@ -453,7 +495,7 @@ async def test_a_process_that_was_away_so_long_that_its_handler_was_retired_regi
         await it.start(accept, notify)
         store = await it.store()
         await store.handlers.leave(owner="shop-0")
-        assert await store.handlers.forget({"notify": [PLACED]}, now=it.clock.now()) == {"notify"}
+        assert await store.handlers.forget({"notify": [PLACED]}, now=it.clock.now()) == {"notify": {PLACED}}
         await it.emit(*placed("a1"))
         await it.settle()
 

@@ -178,7 +178,7 @@ def _rows(standings: Sequence[Standing], *, verbose: bool) -> list[str]:
     table = [
         [
             standing.name,
-            ", ".join(_trigger_in_words(each) for each in _triggers(standing.registered)) or "(nothing triggers it)",
+            ", ".join(each.in_words for each in _triggers(standing.registered)) or "(nothing triggers it)",
             f"since {local_time(standing.registered.since)}" if standing.registered else "",
             _waiting(standing.waiting) if standing.waiting else "",
             _processes_in_words(standing.processes, verbose=verbose),
@@ -193,10 +193,6 @@ def _rows(standings: Sequence[Standing], *, verbose: bool) -> list[str]:
 
 def _triggers(registered: Registered | None) -> Mapping[Trigger, Mapping[int, int]]:
     return {} if registered is None else registered.triggers
-
-
-def _trigger_in_words(trigger: Trigger) -> str:
-    return trigger.event_type if trigger.topic == trigger.event_type else f"{trigger.event_type} on {trigger.topic}"
 
 
 def _processes_in_words(processes: Sequence[str], *, verbose: bool) -> str:

@@ -520,8 +520,8 @@ class Handlers(Protocol):
 
     async def forget(
         self, gone: Mapping[str, Collection[Trigger]], *, now: datetime, although_awaited: bool = False
-    ) -> frozenset[str]:
-        """Forget triggers that no live process has, in a new version; return the handlers that lost their last one.
+    ) -> Mapping[str, frozenset[Trigger]]:
+        """Forget triggers that no live process has, in a new version; return those that were forgotten, by handler.
 
         While events are parked for a handler it keeps its last triggers, unless they are to go `although_awaited`: then
         no more events are parked for it once this returns.

@@ -54,7 +54,7 @@ class PostgresHandlers:
 
     async def forget(
         self, gone: Mapping[str, Collection[Trigger]], *, now: datetime, although_awaited: bool = False
-    ) -> frozenset[str]:
+    ) -> Mapping[str, frozenset[Trigger]]:
         async with self._alone() as session:
             registry = await self._read(session, now)
             awaited = [] if although_awaited else await session.fetch(SQL["something waits"], self._service, list(gone))
@@ -67,7 +67,7 @@ class PostgresHandlers:
             if going:
                 await session.fetch(SQL["forget triggers"], self._service, *_columns(going))
                 await session.fetch(SQL["new version"], self._service)
-        return frozenset(name for name, left in going.items() if left == registry.handlers[name].triggers.keys())
+        return going
 
     async def rename(self, old: str, new: str, *, now: datetime) -> bool:
         async with self._alone() as session:

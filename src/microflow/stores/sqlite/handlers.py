@@ -50,19 +50,17 @@ class SqliteHandlers:
 
     async def forget(
         self, gone: Mapping[str, Collection[Trigger]], *, now: datetime, although_awaited: bool = False
-    ) -> frozenset[str]:
+    ) -> Mapping[str, frozenset[Trigger]]:
         async with self._database.writing() as connection:
             registry = self._read(connection, now)
-            forgotten: set[str] = set()
-            changed = False
-            for name, triggers in gone.items():
-                left = self._forget(connection, registry, name, triggers, although_awaited=although_awaited)
-                changed = changed or left is not None
-                if left is not None and not left:
-                    forgotten.add(name)
-            if changed:
+            forgotten = {
+                name: going
+                for name, triggers in gone.items()
+                if (going := self._forget(connection, registry, name, triggers, although_awaited=although_awaited))
+            }
+            if forgotten:
                 connection.execute(SQL["new version"], (self._service,))
-        return frozenset(forgotten)
+        return forgotten
 
     async def rename(self, old: str, new: str, *, now: datetime) -> bool:
         async with self._database.writing() as connection:
@@ -92,21 +90,20 @@ class SqliteHandlers:
         triggers: Collection[Trigger],
         *,
         although_awaited: bool,
-    ) -> frozenset[Trigger] | None:
-        """Forget what may be forgotten of a handler; return what is left of it, None if nothing was forgotten."""
+    ) -> frozenset[Trigger]:
+        """Forget what may be forgotten of a handler, and return it."""
         if name not in registry.handlers:
-            return None
+            return frozenset()
         known = registry.handlers[name].triggers.keys()
         live = {trigger for handlers in registry.processes.values() for trigger in handlers.get(name, ())}
         going = known & set(triggers) - live
-        left = frozenset(known - going)
         number = NamesInTransaction(self._names, connection).handler(name)
-        keeps = not left and not although_awaited
+        keeps = going == known and not although_awaited
         if not going or (keeps and connection.execute(SQL["something waits"], (number,)).fetchone()[0]):
-            return None
+            return frozenset()
         rows = [(number, trigger.topic, trigger.event_type) for trigger in going]
         connection.executemany(SQL["forget trigger"], rows)
-        return left
+        return frozenset(going)
 
     def _read(self, connection: sqlite3.Connection, now: datetime) -> Registry:
         version = _version(connection, self._service)
