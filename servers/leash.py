@@ -36,7 +36,7 @@ def main() -> int:
         command,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
-        preexec_fn=_ended_with_this_process(signal.Signals(int(number))),
+        preexec_fn=ended_with_this_process(signal.Signals(int(number))),
         user=user or None,
         group=pwd.getpwnam(user).pw_gid if user else None,
         extra_groups=[] if user else None,
@@ -53,7 +53,7 @@ def main() -> int:
     return server.returncode if server.returncode >= 0 else 128 - server.returncode
 
 
-def _ended_with_this_process(number: signal.Signals) -> Callable[[], object]:
+def ended_with_this_process(number: signal.Signals) -> Callable[[], object]:
     """Where the system can do it: the command ends even if this process is killed."""
     if not sys.platform.startswith("linux"):
         return lambda: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -88,6 +89,39 @@ class Process:
         self._leash.wait(seconds)
         if self._leash.stdin is not None:
             self._leash.stdin.close()
+
+
+def end_with_descendants(process: subprocess.Popen[bytes], *, seconds: float) -> None:
+    """End a command with all that it has started: by SIGTERM, and what is left of it after so long by SIGKILL."""
+    pids = {process.pid, *_descendants(process.pid)}
+    _signal(pids, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while (pids := pids & _parents().keys()) and time.monotonic() < deadline:
+        process.poll()
+        time.sleep(0.05)
+    _signal(pids, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _descendants(pid: int) -> set[int]:
+    parents = _parents()
+    found = {pid}
+    while more := {each for each, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def _parents() -> dict[int, int]:
+    """All processes that have not ended, each with its parent."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    lines = (line.split() for line in listed.splitlines())
+    return {int(pid): int(parent) for pid, parent, state, *_ in lines if not state.startswith("Z")}
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str, process: Process | None = None) -> None:
