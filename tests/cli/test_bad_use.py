@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -47,6 +48,32 @@ def test_a_path_that_does_not_exist_is_told_with_the_one_that_was_meant(project:
     assert told == (
         "✗ There is no paymnets.py.\n  This folder holds payments.py.\n  Did you mean microflow run payments.py\n"
     )
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "topics plan",
+        "topics switch PaymentReceived",
+        "db status",
+        "handlers list",
+        "handlers rename take_payment charge",
+        "dead-letters redrive 3 7",
+        "run payments.py",
+    ],
+)
+def test_what_was_meant_is_told_with_the_verb_that_was_typed(project: Project, typed: str) -> None:
+    project.write("letters.py")
+
+    told = refused(project, *shlex.split(typed), "leters.py")
+
+    assert told.splitlines()[-1] == f"  Did you mean microflow {typed} letters.py"
+
+
+def test_doctor_tells_what_was_meant_with_its_own_name(project: Project) -> None:
+    ended = project.run("doctor", "paymnets.py")
+
+    assert "     fix: Did you mean microflow doctor payments.py\n" in ended.stdout
 
 
 def test_an_attribute_that_is_missing_is_told_with_what_is_there(project: Project) -> None:

@@ -21,6 +21,7 @@ from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
 from microflow.cli.service_databases import opened, service_meant
 from microflow.cli.serving import set_up
+from microflow.cli.typed_targets import load_typed
 from microflow.clocks import SystemClock
 from microflow.connect import connect_transport, look_at_database
 from microflow.errors import IdentityError, MicroflowError, SettingsError, StoreError, TransportError
@@ -28,7 +29,6 @@ from microflow.ports import Transport
 from microflow.service import build
 from microflow.setting_values import span
 from microflow.settings import MEMORY, Settings, read_settings
-from microflow.targets import load_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def backfill_handler(
     since = None if order.since is None else read_since(order.since, now=SystemClock().now())
     written: frozenset[str] = frozenset()
     if target is not None:
-        definition = build(load_target(target).service, topics=settings.topics)
+        definition = build(load_typed(target).service, topics=settings.topics)
         written = frozenset(each.name for each in definition.handlers)
     again = _again(order, target, owner, since, flags)
     return asyncio.run(_Backfilling(order, owner, settings, screen, since=since, again=again).run(written))

@@ -15,11 +15,11 @@ from microflow.cli.paths import shortened
 from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
 from microflow.cli.service_databases import opened, services_meant
+from microflow.cli.typed_targets import load_typed
 from microflow.errors import TargetError, nearest
 from microflow.ports import DeadLetter
 from microflow.service import build
 from microflow.settings import Settings, read_settings
-from microflow.targets import load_target
 
 PAGE = 500
 MOST_LINES = 20
@@ -61,7 +61,7 @@ def check_handler(handler: str, letters: Sequence[DeadLetter], target: str | Non
     """Raise TargetError if nothing is known of a handler: no dead letter has its name, nor has the target."""
     known = {letter.claim.handler for letter in letters if letter.claim.handler}
     if target is not None:
-        known |= {each.name for each in build(load_target(target).service, topics=settings.topics).handlers}
+        known |= {each.name for each in build(load_typed(target).service, topics=settings.topics).handlers}
     if handler in known:
         return
     near = nearest(handler, known)

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from microflow.cli.paths import database_in_words
+from microflow.cli.typed_targets import load_typed
 from microflow.clocks import SystemClock
 from microflow.connect import SQLITE, connect_store, is_postgres, look_at_database, sqlite_path
 from microflow.errors import TargetError, nearest
 from microflow.ports import Store
 from microflow.service import build
 from microflow.settings import Settings
-from microflow.targets import load_target
 
 
 def services_meant(target: str | None, service: str | None, *, database: str | None, settings: Settings) -> list[str]:
@@ -23,7 +23,7 @@ def services_meant(target: str | None, service: str | None, *, database: str | N
     Raises TargetError if there is none.
     """
     if target is not None:
-        names = [build(load_target(target).service, topics=settings.topics).name]
+        names = [build(load_typed(target).service, topics=settings.topics).name]
     elif service is not None:
         names = [service]
     elif settings.database is not None:

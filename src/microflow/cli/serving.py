@@ -26,6 +26,7 @@ from microflow.cli.paths import database_in_words, log_in_words
 from microflow.cli.report_lines import instant_text, json_line, milliseconds, report_fields
 from microflow.cli.screen import Screen
 from microflow.cli.stopping import Stopping, request_at_end_of_input
+from microflow.cli.typed_targets import load_typed
 from microflow.cli.workers import Workers
 from microflow.clocks import SystemClock
 from microflow.connect import check_database
@@ -36,7 +37,7 @@ from microflow.readiness import Readiness
 from microflow.reports import Report
 from microflow.service import Definition, build
 from microflow.settings import MEMORY, Settings, read_settings
-from microflow.targets import Target, load_target
+from microflow.targets import Target
 from microflow.version import __version__
 
 logger = logging.getLogger("microflow.run")
@@ -121,7 +122,7 @@ def load(targets: Sequence[str], settings: Settings) -> list[Served]:
     """Load targets and build their services. Raises TargetError for two that are one, or have one name."""
     served: list[Served] = []
     for text in targets:
-        target = load_target(text)
+        target = load_typed(text)
         definition = build(target.service, topics=settings.topics)
         for other in served:
             _refuse_twin(target, definition, other)

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 from microflow.cli.console_lines import in_words
 from microflow.cli.probes.findings import Finding, ok, problem_of
+from microflow.cli.typed_targets import load_typed
 from microflow.errors import MicroflowError
 from microflow.service import Definition, build
 from microflow.settings import Settings
-from microflow.targets import load_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def load_services(targets: Sequence[str], settings: Settings) -> Looked:
     for text in targets:
         began = time.monotonic()
         try:
-            definition = build(load_target(text).service, topics=settings.topics)
+            definition = build(load_typed(text).service, topics=settings.topics)
         except MicroflowError as error:
             findings.append(problem_of(error))
             continue
