@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from microflow.addresses import masked
 from microflow.callers import DatabaseName, Steps, asynchronous, blocking, carry_out, carry_out_blocking
 from microflow.errors import SettingsError
-from microflow.ports import Clock, DatabaseState, OutboxRow, Store, Transport
+from microflow.ports import Clock, DatabaseState, Migration, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
 from microflow.stores import postgres_append, sqlite
 from microflow.stores.sqlite import SqliteStore
@@ -106,7 +106,16 @@ def dialect_of(url: str) -> str:
 
 def own_tables(dialect: str, *, after: int = 0) -> str:
     """The SQL that makes our tables, or brings them from version `after` to this one."""
-    script: str = (_postgres("The dialect postgres") if dialect == "postgres" else sqlite).script(after=after)
+    script: str = _speaking(dialect).script(after=after)
+    return script
+
+
+def own_migration(dialect: str, service: str, migration: Migration) -> str:
+    """The SQL that runs a migration of a service's own tables, and records it as a start does.
+
+    Raises DefinitionError for one that a start would refuse.
+    """
+    script: str = _speaking(dialect).own_script(service, migration)
     return script
 
 
@@ -129,6 +138,10 @@ def import_drivers(settings: Settings) -> None:
     for url in (settings.database, *settings.databases.values()):
         if url is not None and is_postgres(url):
             _postgres(url)
+
+
+def _speaking(dialect: str) -> Any:
+    return _postgres("The dialect postgres") if dialect == "postgres" else sqlite
 
 
 def _postgres(url: str) -> Any:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+
+import asyncpg
+import pytest
 
 from tests.cli.projects import SERVICE, Project
 
@@ -54,14 +58,51 @@ def test_the_status_tells_what_is_to_be_run_and_changes_nothing(project: Project
 
 def test_the_printed_sql_is_all_that_a_start_needs(project: Project) -> None:
     with_tables(project)
-    printed = project.run("db", "sql", "--dialect", "sqlite").stdout
-    (project.folder / ".microflow").mkdir()
-    with closing(sqlite3.connect(project.folder / ".microflow" / "payments.db")) as connection:
+    project.write("payments.sql", "create table payments (order_id text primary key) -- 'no end;")
+    printed = project.run("db", "sql", "payments.py").stdout
+    path = project.folder / ".microflow" / "payments.db"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
         connection.executescript(printed)
+        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed: microflow_migrations"):
+            connection.executescript(printed.partition("-- payments: payments")[2])
 
+    [status] = project.json_lines("db", "status", "payments.py")
     [migrated] = project.json_lines("db", "migrate", "payments.py")
 
-    assert (migrated["ours"], migrated["own"]) == ([], ["payments"])
+    assert status["to_run"] == []
+    assert (migrated["ours"], migrated["own"]) == ([], [])
+
+
+def test_the_printed_sql_is_all_that_a_start_on_postgresql_needs(project: Project, postgres_url: str) -> None:
+    with_tables(project)
+    printed = project.run("db", "sql", "payments.py", "--dialect", "postgres").stdout
+
+    async def run_twice() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        try:
+            await connection.execute(printed)
+            with pytest.raises(asyncpg.UniqueViolationError):
+                await connection.execute(printed.partition("-- payments: payments")[2])
+        finally:
+            await connection.close()
+
+    asyncio.run(run_twice())
+    [status] = project.json_lines("db", "status", "payments.py", "--database", postgres_url)
+    [migrated] = project.json_lines("db", "migrate", "payments.py", "--database", postgres_url)
+
+    assert status["to_run"] == []
+    assert (migrated["ours"], migrated["own"]) == ([], [])
+
+
+def test_sql_that_a_start_would_refuse_is_not_printed(project: Project) -> None:
+    with_tables(project)
+    project.write("payments.sql", "create table payments (order_id text);\ncommit;")
+
+    refused = project.run("db", "sql", "payments.py")
+
+    assert refused.returncode == 2
+    assert "payments.sql:2  A migration says COMMIT." in refused.stderr
 
 
 def test_the_printed_sql_of_a_target_has_its_own_migrations(project: Project) -> None:
@@ -69,7 +110,7 @@ def test_the_printed_sql_of_a_target_has_its_own_migrations(project: Project) ->
 
     printed = project.run("db", "sql", "payments.py", "--after", "1").stdout
 
-    assert f"-- payments: payments\n\n{TABLES}" in printed
+    assert f"\n\n{TABLES}\n\ncommit;" in printed.partition("-- payments: payments\n\nbegin immediate;\n\n")[2]
     assert "create table microflow_inbox" not in printed
 
 

@@ -40,8 +40,8 @@ def migrate(look: Look, targets: tuple[str, ...], database: str | None, wait: st
 def sql(look: Look, targets: tuple[str, ...], dialect: str | None, after: int, database: str | None) -> int:
     """Print the SQL of migrations, for people with a migration tool of their own.
 
-    Without a TARGET that of our own tables, which records itself: a start finds nothing left to do. With one, that of
-    the service's own migrations, too.
+    Without a TARGET that of our own tables; with one, that of the service's own migrations, too. It records itself, so
+    that a start, and db migrate, find nothing left to do.
     """
     from microflow.cli.migrating import print_sql
 

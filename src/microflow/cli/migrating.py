@@ -15,7 +15,7 @@ from microflow.cli.report_lines import instant_text, json_line
 from microflow.cli.screen import Screen
 from microflow.cli.serving import Served, load, set_up
 from microflow.clocks import SystemClock
-from microflow.connect import dialect_of, look_at_database, own_tables
+from microflow.connect import dialect_of, look_at_database, own_migration, own_tables
 from microflow.errors import SettingsError
 from microflow.ports import DatabaseState
 from microflow.reaching import Reaching
@@ -62,7 +62,8 @@ def print_sql(targets: Sequence[str], *, dialect: str | None, after: int, flags:
     screen.line(f"-- microflow's own tables\n\n{own_tables(spoken, after=after)}".rstrip())
     for each in served:
         for migration in read_migrations(each.definition.tables, dialect=spoken):
-            screen.line(f"\n-- {each.definition.name}: {migration.name}\n\n{migration.sql.rstrip()}")
+            sql = own_migration(spoken, each.definition.name, migration)
+            screen.line(f"\n-- {each.definition.name}: {migration.name}\n\n{sql.rstrip()}")
     return 0
 
 

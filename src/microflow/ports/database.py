@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -544,6 +545,11 @@ class Migration:
     name: str
     sql: str
     where: str
+
+    @property
+    def checksum(self) -> str:
+        """By which it is noticed that the file has changed; its line ends, which git may change, do not count."""
+        return hashlib.sha256("\n".join(self.sql.splitlines()).encode()).hexdigest()
 
 
 class Store(Protocol):

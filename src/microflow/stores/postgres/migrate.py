@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -25,7 +24,7 @@ SQL = statements(Path(__file__).with_name("database.sql"))
 async def migrate(sessions: Sessions, service: str, migrations: Sequence[Migration], *, now: datetime) -> Sequence[str]:
     """Run those that have not been run, in order, and return their names."""
     applied: dict[str, str] = dict(await sessions.fetch(SQL["applied migrations"], service))
-    if all(applied.get(migration.name) == _checksum(migration) for migration in migrations):
+    if all(applied.get(migration.name) == migration.checksum for migration in migrations):
         return []
     ran = []
     async with sessions.session() as session:
@@ -39,7 +38,7 @@ async def migrate(sessions: Sessions, service: str, migrations: Sequence[Migrati
                     await session.script("rollback")
                     continue
                 await _run(session, migration)
-                await session.fetch(SQL["remember migration"], service, migration.name, _checksum(migration), now)
+                await session.fetch(SQL["remember migration"], service, migration.name, migration.checksum, now)
                 await session.script("commit")
                 ran.append(migration.name)
     return ran
@@ -65,6 +64,22 @@ async def _run(session: Session, migration: Migration) -> None:
 def _with_place(error: StoreError, where: str) -> StoreError:
     error.where = error.where or where
     return error
+
+
+def script(service: str, migration: Migration) -> str:
+    """The SQL that runs a migration and records it as a start does, for those who run migrations themselves.
+
+    Run a second time it fails, and changes nothing. Raises DefinitionError for what a start would refuse.
+    """
+    for line, statement in split(migration.sql):
+        _refuse_what_is_ours(statement, where=f"{migration.where}:{line}")
+    sql = migration.sql.rstrip()
+    if list(split(sql)) != list(split(f"{sql}\n;")):  # the last statement has no end of its own
+        sql += "\n;"
+    service, name = (text.replace("'", "''") for text in (service, migration.name))
+    values = f"'{service}', '{name}', '{migration.checksum}', clock_timestamp()"
+    record = f"-- first, so that a second run ends here\ninsert into microflow.migrations values ({values});"
+    return "\n\n".join(["begin;", record, sql, "commit;"]) + "\n"
 
 
 _QUOTED_OR_COMMENT = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -93,15 +108,10 @@ def _refuse_what_is_ours(statement: str, *, where: str) -> None:
 
 
 def _check_unchanged(migration: Migration, checksum: str) -> None:
-    if checksum != _checksum(migration):
+    if checksum != migration.checksum:
         raise DefinitionError(
             f"The migration {migration.name} has changed since it was run.",
             where=migration.where,
             why="What was run cannot be run again, so the change would reach new databases only.",
             fix="Put the file back as it was, and the change into a new file with the next number.",
         )
-
-
-def _checksum(migration: Migration) -> str:
-    # Without the line ends, which git may change on another system.
-    return hashlib.sha256("\n".join(migration.sql.splitlines()).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ SQL = statements(Path(__file__).with_name("database.sql"))
 async def migrate(database: Database, service: str, migrations: Sequence[Migration], *, now: datetime) -> Sequence[str]:
     """Run those that have not been run, in order, and return their names."""
     applied = dict(database.read(SQL["applied migrations"], (service,)))
-    if all(applied.get(migration.name) == _checksum(migration) for migration in migrations):
+    if all(applied.get(migration.name) == migration.checksum for migration in migrations):
         return []
     ran = []
     for migration in migrations:
@@ -34,7 +33,7 @@ async def migrate(database: Database, service: str, migrations: Sequence[Migrati
                 _check_unchanged(migration, applied[migration.name])
                 continue
             _run(connection, migration)
-            row = (service, migration.name, _checksum(migration), microseconds(now))
+            row = (service, migration.name, migration.checksum, microseconds(now))
             connection.execute(SQL["remember migration"], row)
             ran.append(migration.name)
     return ran
@@ -54,6 +53,22 @@ def _run(connection: sqlite3.Connection, migration: Migration) -> None:
                 where=where,
                 why="Nothing of this file has been run.",
             ) from cause
+
+
+def script(service: str, migration: Migration) -> str:
+    """The SQL that runs a migration and records it as a start does, for those who run migrations themselves.
+
+    Run a second time it fails, and changes nothing. Raises DefinitionError for what a start would refuse.
+    """
+    for line, statement in split(migration.sql):
+        _refuse_what_is_ours(statement, where=f"{migration.where}:{line}")
+    sql = migration.sql.rstrip()
+    if list(split(sql)) != list(split(f"{sql}\n;")):  # the last statement has no end of its own
+        sql += "\n;"
+    service, name = (text.replace("'", "''") for text in (service, migration.name))
+    values = f"'{service}', '{name}', '{migration.checksum}', cast(strftime('%s', 'now') as integer) * 1000000"
+    record = f"-- first, so that a second run ends here\ninsert into microflow_migrations values ({values});"
+    return "\n\n".join(["begin immediate;", record, sql, "commit;"]) + "\n"
 
 
 _QUOTED_OR_COMMENT = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -80,15 +95,10 @@ def _refuse_what_is_ours(statement: str, *, where: str) -> None:
 
 
 def _check_unchanged(migration: Migration, checksum: str) -> None:
-    if checksum != _checksum(migration):
+    if checksum != migration.checksum:
         raise DefinitionError(
             f"The migration {migration.name} has changed since it was run.",
             where=migration.where,
             why="What was run cannot be run again, so the change would reach new databases only.",
             fix="Put the file back as it was, and the change into a new file with the next number.",
         )
-
-
-def _checksum(migration: Migration) -> str:
-    # Without the line ends, which git may change on another system.
-    return hashlib.sha256("\n".join(migration.sql.splitlines()).encode()).hexdigest()
