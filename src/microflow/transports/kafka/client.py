@@ -162,7 +162,13 @@ class Client:
 
     def _unreachable(self, cause: BaseException | None) -> TransportError:
         settings = self.settings
-        return unreachable(settings.servers, cause, encrypted=settings.encrypted, user=settings.sasl_username)
+        return unreachable(
+            settings.servers,
+            cause,
+            encrypted=settings.encrypted,
+            logs_in=settings.logs_in,
+            user=settings.sasl_username,
+        )
 
     async def _why_unreachable(self) -> BaseException | None:
         """Why no server can be talked to: what it is with the first one. None if one can."""

@@ -49,7 +49,9 @@ def permitting(needs: str) -> str:
     return f"kafka-acls.sh --add --allow-principal User:… {needs}"
 
 
-def unreachable(servers: str, cause: BaseException | None, *, encrypted: bool, user: str | None) -> TransportError:
+def unreachable(
+    servers: str, cause: BaseException | None, *, encrypted: bool, logs_in: bool, user: str | None
+) -> TransportError:
     """The error for a cluster with which no conversation comes about; `cause` is what one attempt ended with."""
     at = f"at {servers}"
     if isinstance(cause, kafka.SaslAuthenticationFailed | kafka.AuthenticationFailedError):
@@ -63,7 +65,7 @@ def unreachable(servers: str, cause: BaseException | None, *, encrypted: bool, u
             f"Kafka {at} does not take this sasl_mechanism.", fix="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
         )
     if isinstance(cause, kafka.IllegalSaslStateError):
-        return _expects_login(at)
+        return _knows_no_login(at, encrypted) if logs_in else _expects_login(at)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return TransportError(
             f"The certificate of Kafka {at} is not trusted.",
@@ -124,6 +126,15 @@ def _expects_login(at: str) -> TransportError:
     return TransportError(
         f"Kafka {at} expects a login.",
         fix="Set security_protocol to SASL_PLAINTEXT or SASL_SSL, sasl_mechanism, sasl_username and sasl_password.",
+    )
+
+
+def _knows_no_login(at: str, encrypted: bool) -> TransportError:
+    return TransportError(
+        f"What listens {at} takes no login.",
+        why="It is Kafka, and a listener without SASL: it refuses the handshake of one.",
+        fix="Name the port of Kafka's SASL listener, or set security_protocol (MICROFLOW_KAFKA_SECURITY_PROTOCOL) to "
+        f"{'SSL' if encrypted else 'PLAINTEXT'}.",
     )
 
 
