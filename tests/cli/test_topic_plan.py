@@ -57,6 +57,7 @@ def test_a_new_topic_gets_as_many_partitions_as_those_that_its_reader_reads_besi
     steps = planned(needs("orders", "payments"), {"orders": TopicLayout(partitions=12)})
 
     assert steps["payments"].after.partitions == 12
+    assert steps["payments"].notes == ("as many partitions as orders, which shop reads too",)
     assert steps["orders"].action == "keep"
 
 

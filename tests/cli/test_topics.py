@@ -6,6 +6,22 @@ import pytest
 
 from tests.cli.projects import Project
 
+READS_TWO = """
+from microflow import Event, on
+
+class Left(Event):
+    order_id: str
+
+class Right(Event):
+    order_id: str
+
+@on("Left")
+async def note_left(event: Left) -> None: ...
+
+@on("Right")
+async def note_right(event: Right) -> None: ...
+"""
+
 
 def actions(project: Project, *arguments: str) -> dict[str, str]:
     """What the plan says of each topic."""
@@ -64,8 +80,36 @@ def test_a_topic_grows_only_when_it_is_confirmed(project: Project) -> None:
     assert f"microflow {' '.join(wish)} --yes" in asked.stdout
     assert before["OrderAccepted"] == "change"
     assert confirmed.returncode == 0
-    assert "Used after:  microflow topics switch OrderAccepted payments.py" in confirmed.stdout
+    assert confirmed.stdout.endswith(
+        "Whoever wrote to OrderAccepted before uses 3 of its partitions until:  microflow topics switch OrderAccepted "
+        "payments.py\n"
+    )
     assert actions(project, "--partitions", "OrderAccepted=5")["OrderAccepted"] == "keep"
+
+
+def test_topics_that_one_service_reads_are_kept_alike_and_every_verb_says_the_same_where_they_are_not(
+    project: Project,
+) -> None:
+    project.write("shop.py", READS_TWO)
+    apply = ["topics", "apply", "shop.py"]
+    alike = "To make those alike:  microflow topics apply shop.py --partitions Right=6 --yes\n"
+
+    made = project.run(*apply, "--partitions", "Left=3")
+    grown = project.run(*apply, "--partitions", "Left=6", "--yes")
+    planned = project.run("topics", "plan", "shop.py")
+    examined = project.run("doctor", "shop.py", environment={"OTEL_TRACES_EXPORTER": "none"})
+    mended = project.run(*alike.removeprefix("To make those alike:  microflow ").split())
+
+    assert "as many partitions as Left, which shop reads too\n" in made.stdout
+    note = "shop reads Left too, which has 6 partitions: one key's events may go to different processes\n"
+    assert note in grown.stdout
+    assert note in planned.stdout
+    assert alike in grown.stdout
+    assert planned.stdout.endswith(f"nothing to do\n{alike}")
+    assert examined.returncode == 0
+    assert "     fix: microflow topics apply shop.py --partitions Right=6 --yes\n" in examined.stdout
+    assert mended.returncode == 0
+    assert project.run("topics", "plan", "shop.py").stdout.endswith("nothing to do\n")
 
 
 def test_a_running_service_goes_on_while_its_topic_grows(project: Project) -> None:

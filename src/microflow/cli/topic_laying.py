@@ -14,7 +14,7 @@ from microflow.cli.paths import log_in_words
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
 from microflow.cli.serving import load, set_up
-from microflow.cli.topic_plan import Step, needs_of, plan
+from microflow.cli.topic_plan import Step, making_alike, needs_of, plan
 from microflow.clocks import SystemClock
 from microflow.errors import SettingsError, TransportError, nearest
 from microflow.ports import FOREVER, Administration, TopicLayout, Transport
@@ -120,6 +120,8 @@ class Laying:
             elif step.action != "keep":
                 left += 1
                 self._show(step)
+            elif step.notes:
+                self._show(step)
         self._sum_up_applied(steps, left, yes=yes)
         return FAILED if left else 0
 
@@ -164,6 +166,7 @@ class Laying:
             return
         if not counts["create"] and not counts["change"]:
             self._screen.line("nothing to do" + (", but for what is told above" if counts["refuse"] else ""))
+            self._tell_how_to_make_alike(steps)
             return
         drastic = " --yes" if any(step.drastic for step in steps) else ""
         self._screen.line(
@@ -172,16 +175,30 @@ class Laying:
 
     def _sum_up_applied(self, steps: Sequence[Step], left: int, *, yes: bool) -> None:
         done = sum(step.action in ("create", "change") and (yes or not step.drastic) for step in steps)
-        grown = [step.topic for step in steps if step.grows and yes]
+        grown = [step for step in steps if step.grows and yes]
         if self._screen.json:
-            self._screen.line(json_line({"message": "applied", "done": done, "left": left, "grown": grown}))
+            self._screen.line(
+                json_line({"message": "applied", "done": done, "left": left, "grown": [step.topic for step in grown]})
+            )
             return
         if any(step.drastic for step in steps) and not yes:
             self._screen.line(f"Not done, because it cannot be undone. All the same:  {self._apply()} --yes")
-        elif not done and not left:
+            return
+        if not done and not left:
             self._screen.line("nothing to do")
-        for topic in grown:
-            self._screen.line(f"Used after:  microflow topics switch {topic} {' '.join(self._wishes.targets)}")
+        self._tell_how_to_make_alike(steps)
+        for step in grown:
+            assert step.before is not None
+            self._screen.line(
+                f"Whoever wrote to {step.topic} before uses {step.before.partitions} of its partitions until:  "
+                f"microflow topics switch {step.topic}{''.join(f' {each}' for each in self._wishes.targets)}"
+            )
+
+    def _tell_how_to_make_alike(self, steps: Sequence[Step]) -> None:
+        """What is done for topics of other counts than their partners, which nobody has asked for by name."""
+        if options := making_alike(steps):
+            targets = " ".join(self._wishes.targets)
+            self._screen.line(f"To make those alike:  microflow topics apply {targets} {options} --yes")
 
     def _show(self, step: Step, *, done: bool = False) -> None:
         if self._screen.json:

@@ -95,13 +95,34 @@ def plan(
         if name in existing:
             steps.append(_step(need, existing[name], wanted, settings.topic_of.get(name, TopicSettings()).partitions))
         else:
-            count = counts[name] or _partners_count(need, needs, counts) or wanted.partitions
-            steps.append(_creation(need, replace(wanted, partitions=count), all_topics))
+            model = None if counts[name] else _model(need, needs, counts)
+            count = counts[name] or (counts[model] if model else None) or wanted.partitions
+            steps.append(_creation(need, wanted, all_topics, count=count or 1, like=model))
     return _with_partners(steps)
 
 
-def _creation(need: Need, wanted: TopicSettings, all_topics: Collection[str]) -> Step:
+def partner(step: Step, steps: Iterable[Step]) -> Step | None:
+    """The topic with the most partitions among those that a reader of this one reads too, if it has more than this.
+
+    That breaks no promise, because order is one of a topic; but one key's events may then be handled by two processes
+    at once, which wait for each other in the database.
+    """
+    readers = set(step.need.readers)
+    read_too = [other for other in steps if readers & set(other.need.readers)]
+    most = max(read_too, key=lambda each: each.after.partitions, default=step)
+    return most if most.after.partitions > step.after.partitions else None
+
+
+def making_alike(steps: Sequence[Step]) -> str:
+    """The options of `microflow topics apply` by which topics that one service reads get the same count, if any."""
+    counts = {step.topic: other.after.partitions for step in steps if (other := partner(step, steps)) is not None}
+    return " ".join(f"--partitions {topic}={count}" for topic, count in counts.items())
+
+
+def _creation(need: Need, wanted: TopicSettings, all_topics: Collection[str], *, count: int, like: str | None) -> Step:
     said = _Said()
+    if like is not None and count != wanted.partitions:
+        said.notes.append(f"as many partitions as {like}, which {_reads(need.readers)} too")
     twin = next((each for each in all_topics if each != need.topic and _folded(each) == _folded(need.topic)), None)
     if twin is not None:
         said.refused.append(f"it and {twin} are one name to Kafka's metrics, which cannot tell '.' from '_'")
@@ -109,7 +130,7 @@ def _creation(need: Need, wanted: TopicSettings, all_topics: Collection[str]) ->
     if near is not None and twin is None and not need.writers:
         said.notes.append(f"nobody here writes it; did you mean {near}?")
     after = TopicLayout(
-        partitions=wanted.partitions or 1,
+        partitions=count,
         replication=wanted.replication,
         min_in_sync=wanted.min_in_sync,
         retention=wanted.retention,
@@ -145,29 +166,32 @@ def _made(need: Need, before: TopicLayout | None, after: TopicLayout, said: _Sai
     return Step(need, before, after, tuple(said.drastic), tuple(said.refused), tuple(said.notes))
 
 
-def _partners_count(need: Need, needs: Mapping[str, Need], counts: Mapping[str, int | None]) -> int | None:
-    """The most partitions of a topic that a service reads beside this one: those who share a reader are alike."""
-    if need.dead_letters_of is not None:
-        return None
+def _model(need: Need, needs: Mapping[str, Need], counts: Mapping[str, int | None]) -> str | None:
+    """The topic with the most partitions that a service reads beside this one: those who share a reader are alike."""
     readers = set(need.readers)
-    return max((counts[name] or 0 for name, each in needs.items() if readers & set(each.readers)), default=0) or None
+    known = {name: counts[name] or 0 for name, each in needs.items() if readers & set(each.readers)}
+    most = max(known, key=lambda name: known[name], default=None)
+    return most if most is not None and known[most] else None
 
 
 def _with_partners(steps: Sequence[Step]) -> list[Step]:
     """The steps, with a note where a service reads topics of different counts."""
-    readers = dict.fromkeys(reader for step in steps for reader in step.need.readers)
-    noted = {step.topic: step for step in steps}
-    for reader in readers:
-        read = [step for step in steps if reader in step.need.readers]
-        most = max(read, key=lambda step: step.after.partitions)
-        for step in read:
-            if step.after.partitions < most.after.partitions:
-                note = (
-                    f"{reader} reads {most.topic} too, which has {most.after.partitions} partitions: one key's events "
-                    f"may go to different processes"
-                )
-                noted[step.topic] = replace(noted[step.topic], notes=(*noted[step.topic].notes, note))
-    return list(noted.values())
+    noted = []
+    for step in steps:
+        most = partner(step, steps)
+        if most is not None:
+            both = [reader for reader in step.need.readers if reader in most.need.readers]
+            note = (
+                f"{_reads(both)} {most.topic} too, which has {most.after.partitions} partitions: one key's events may "
+                "go to different processes"
+            )
+            step = replace(step, notes=(*step.notes, note))
+        noted.append(step)
+    return noted
+
+
+def _reads(readers: Sequence[str]) -> str:
+    return f"{' and '.join(readers)} {'reads' if len(readers) == 1 else 'read'}"
 
 
 def _folded(name: str) -> str:

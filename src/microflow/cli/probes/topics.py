@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from microflow.cli.probes.findings import Finding, ok, problem, warning
 from microflow.cli.probes.log import SharedLog, is_there
-from microflow.cli.topic_plan import Need, Step, plan
+from microflow.cli.topic_plan import Need, Step, partner, plan
 from microflow.connect import LOCAL
 from microflow.errors import nearest
 from microflow.permissions import permitting
@@ -32,8 +33,7 @@ async def look_at_topics(
     apply = " ".join(["microflow topics apply", *targets])
     makes_them = settings.kafka.startswith(LOCAL)
     findings = [] if makes_them else [_missing(step, known, apply) for step in steps if step.before is None]
-    behind = [step for step in steps if step.before is not None and _is_behind(step, steps)]
-    findings += [_of_other_counts(step, steps, apply) for step in behind]
+    findings += _of_other_counts([replace(step, after=step.before) for step in steps if step.before], apply)
     for name, topic in state.topics.items():
         findings += _forbidden(needs[name], topic, settings)
         if state.brokers > 1 or not settings.kafka.startswith(ON_THIS_MACHINE):
@@ -57,24 +57,14 @@ def _missing(step: Step, known: Mapping[str, object], apply: str) -> Finding:
     return warning(f"topic {need.topic}, which {' and '.join(need.readers)} reads, does not exist yet{meant}", apply)
 
 
-def _most(step: Step, steps: Sequence[Step]) -> Step:
-    """The topic with the most partitions among those that a reader of this one reads, itself included."""
-    readers = set(step.need.readers)
-    partners = [other for other in steps if other.before is not None and readers & set(other.need.readers)]
-    return max([step, *partners], key=lambda each: each.after.partitions)
-
-
-def _is_behind(step: Step, steps: Sequence[Step]) -> bool:
-    return _most(step, steps).after.partitions > step.after.partitions
-
-
-def _of_other_counts(step: Step, steps: Sequence[Step], apply: str) -> Finding:
-    partner = _most(step, steps)
-    return problem(
-        f"topic {step.topic} has {step.after.partitions} partitions, partner topic {partner.topic} has "
-        f"{partner.after.partitions}: one key's events may spread over different workers",
-        f"{apply} --partitions {step.topic}={partner.after.partitions} --yes",
-    )
+def _of_other_counts(steps: Sequence[Step], apply: str) -> Iterator[Finding]:
+    for step in steps:
+        if (most := partner(step, steps)) is not None:
+            yield warning(
+                f"topic {step.topic} has {step.after.partitions} partitions, partner topic {most.topic} has "
+                f"{most.after.partitions}: one key's events may go to different processes",
+                f"{apply} --partitions {step.topic}={most.after.partitions} --yes",
+            )
 
 
 def _forbidden(need: Need, topic: TopicState, settings: Settings) -> Iterator[Finding]:
