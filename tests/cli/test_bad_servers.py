@@ -201,6 +201,17 @@ def test_what_a_database_refuses_is_found_once_by_doctor_with_whose_it_is(projec
         assert " ✔ group payments · 0 members\n" in ended.stdout
 
 
+def test_the_status_of_a_database_that_refuses_is_told_as_a_start_tells_it(project: Project, strict: str) -> None:
+    run_sql(strict, "create database locked", "revoke create on database locked from public")
+    project.json_lines("db", "migrate", "payments.py", "--database", elsewhere(strict, database="locked"))
+    url = elsewhere(strict, user="shop", password=PASSWORD, database="locked")
+
+    ended = project.run("db", "status", "payments.py", "--database", url)
+
+    assert ended.returncode == 3
+    assert ended.stderr == refused(project, "--database", url)
+
+
 def test_a_database_that_only_reads_is_told(project: Project, strict: str) -> None:
     run_sql(strict, "create database standby", "alter database standby set default_transaction_read_only = on")
 
@@ -218,13 +229,19 @@ def test_a_database_of_a_newer_version_is_told(project: Project, strict: str) ->
     run_sql(url, "insert into microflow.schema_versions values (99, '0099_future', 99)")
 
     told = refused(project, "--database", url)
-    ended = project.run("doctor", "payments.py", "--database", url)
-
-    assert told.startswith("✗ This database was migrated by a newer microflow.\n")
-    assert ended.returncode == 1
-    assert (
-        "payments: the database was migrated by a newer microflow (tables 99, needs 99; this one knows" in ended.stdout
+    assert told.startswith(
+        f"✗ The database newer of PostgreSQL at {place(strict)} was migrated by a newer microflow.\n"
     )
+    for verb in ("db status", "doctor"):
+        ended = project.run(*verb.split(), "payments.py", "--database", url)
+
+        assert ended.returncode == 1
+        assert (
+            " the database was migrated by a newer microflow: its tables need one that knows version 99" in ended.stdout
+        )
+        assert "pip install --upgrade microworkflow" in ended.stdout
+        assert "0 pending" not in ended.stdout
+        assert "db migrate" not in ended.stdout
 
 
 def test_what_is_no_url_is_told(project: Project) -> None:

@@ -204,7 +204,7 @@ def test_a_database_of_a_newer_version_is_told(project: Project) -> None:
 
     told = refused(project, "run", "payments.py", code=3)
 
-    assert "✗ .microflow/payments.db was written by a newer microflow." in told
+    assert "✗ .microflow/payments.db was migrated by a newer microflow." in told
     assert "pip install --upgrade microworkflow" in told
 
 

@@ -56,6 +56,34 @@ def test_the_status_tells_what_is_to_be_run_and_changes_nothing(project: Project
     assert (after["outbox"], after["inbox"], after["parked"], after["dead_letters"]) == (0, 0, 0, 0)
 
 
+def test_a_migration_that_was_edited_after_it_was_run_is_told(project: Project) -> None:
+    with_tables(project)
+    project.json_lines("db", "migrate", "payments.py")
+    project.write("payments.sql", TABLES.replace("text", "integer"))
+
+    status = project.run("db", "status", "payments.py")
+    doctor = project.run("doctor", "payments.py")
+
+    fix = "put it back as it was, and the change into a new file with the next number"
+    assert (status.returncode, doctor.returncode) == (1, 1)
+    assert f"  payments.sql has changed since it was run     {fix}\n" in status.stdout
+    assert f" ✗ payments: payments.sql has changed since it was run\n     fix: {fix}\n" in doctor.stdout
+
+
+def test_a_database_of_a_newer_microflow_is_told(project: Project) -> None:
+    with_tables(project)
+    project.json_lines("db", "migrate", "payments.py")
+    with closing(sqlite3.connect(project.folder / ".microflow" / "payments.db")) as connection, connection:
+        connection.execute("insert into microflow_schema values (99, '0099_future')")
+
+    status = project.run("db", "status", "payments.py")
+
+    assert status.returncode == 1
+    first, second = status.stdout.splitlines()
+    assert " · tables 99/" in first
+    assert "  the database was migrated by a newer microflow: its tables need one that knows version 99" in second
+
+
 def test_the_printed_sql_is_all_that_a_start_needs(project: Project) -> None:
     with_tables(project)
     project.write("payments.sql", "create table payments (order_id text primary key) -- 'no end;")

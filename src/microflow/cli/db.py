@@ -54,7 +54,7 @@ def sql(look: Look, targets: tuple[str, ...], dialect: str | None, after: int, d
 @look_options
 @pass_look
 def status(look: Look, targets: tuple[str, ...], database: str | None) -> int:
-    """Show the version of databases and what waits in them. Exits with 1 if a migration is to be run."""
+    """Show the version of databases and what waits in them. Exits with 1 if a start would migrate, or refuse, one."""
     from microflow.cli.migrating import show_status
 
     return show_status(targets, flags={"database": database}, look=look)

@@ -18,7 +18,8 @@ class DatabaseState:
 
     `product` is its name with its version. `version` is that of our tables (0: there are none), `known` the one that
     this microflow makes, and `pending` names what leads there; `needs` is the least version that one who uses the
-    tables must know. `applied` are the migrations of the service's own tables that were run. `cluster_id` is the log it
+    tables must know. `applied` are the migrations of the service's own tables that were run, each with its checksum;
+    this, and what follows, is not read where we do not know the tables (`is_newer`). `cluster_id` is the log it
     belongs to, `services` are those that have handlers in it, `watermarks` how far this one has handled the log.
     `inbox` counts the claims of all services and may be an estimate; `inbox_bytes` is their size where that is known.
     """
@@ -28,7 +29,7 @@ class DatabaseState:
     known: int
     pending: tuple[str, ...]
     needs: int = 0
-    applied: tuple[str, ...] = ()
+    applied: Mapping[str, str] = field(default_factory=dict)
     cluster_id: str | None = None
     services: tuple[str, ...] = ()
     watermarks: Mapping[TopicPartition, int] = field(default_factory=dict)
@@ -39,6 +40,11 @@ class DatabaseState:
     parked: int = 0
     dead_letters: int = 0
     server: ServerState | None = None
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether the tables are of a newer microflow, which this one cannot use."""
+        return self.needs > self.known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from microflow.cli.migrating import state_in_words
+from microflow.cli.migrating import PUT_BACK, compare, newer_in_words, state_in_words
 from microflow.cli.probes.findings import Finding, ok, problem, problem_of, warning
 from microflow.cli.probes.log import SharedLog, is_there
 from microflow.cli.probes.postgres import look_at_server
 from microflow.cli.probes.sqlite import look_at_sqlite
-from microflow.connect import SQLITE, dialect_of, look_at_database, sqlite_path
+from microflow.connect import SQLITE, look_at_database, sqlite_path
 from microflow.errors import SettingsError, StoreError
 from microflow.ports import DatabaseState
 from microflow.service import Definition
 from microflow.settings import MEMORY, Settings
-from microflow.tables import read_migrations
 
 LONG_IN_THE_OUTBOX = timedelta(minutes=1)
 
@@ -35,23 +34,17 @@ async def look_at_database_of(
         state = await look_at_database(settings, service=name)
     except (StoreError, SettingsError) as error:
         return [*findings, problem_of(error, of=name)]
-    own = [each.name for each in read_migrations(definition.tables, dialect=dialect_of(url))]
-    to_run = [*state.pending, *(each for each in own if each not in state.applied)]
+    tables = compare(definition.tables, state, url)
     findings.append(ok(f"{name}: {state_in_words(state, url, now=datetime.now(UTC))}"))
-    if to_run and (settings.migrate == "never" or state.version > 0):
+    if tables.to_run and (settings.migrate == "never" or state.version > 0):
         how = "a start does not run them" if settings.migrate == "never" else "the next start runs them"
         tell = problem if settings.migrate == "never" else warning
         findings.append(
-            tell(f"{name}: migrations to be run ({how}): {', '.join(to_run)}", f"microflow db migrate {target}")
+            tell(f"{name}: migrations to be run ({how}): {', '.join(tables.to_run)}", f"microflow db migrate {target}")
         )
-    if state.needs > state.known:
-        findings.append(
-            problem(
-                f"{name}: the database was migrated by a newer microflow (tables {state.version}, needs {state.needs}; "
-                f"this one knows {state.known})",
-                "pip install --upgrade microworkflow",
-            )
-        )
+    if state.is_newer:
+        findings.append(problem(f"{name}: {newer_in_words(state)}", "pip install --upgrade microworkflow"))
+    findings += [problem(f"{name}: {each} has changed since it was run", PUT_BACK) for each in tables.changed]
     if state.server is not None:
         findings += look_at_server(name, state.server, workers=settings.workers, now=datetime.now(UTC))
     findings += _of_outbox(name, state, target)

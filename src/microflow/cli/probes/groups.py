@@ -25,9 +25,8 @@ async def look_at_group(
     group = await transport.inspection.group(definition.name)
     members = f"{len(group.members)} member{'s' if len(group.members) != 1 else ''}"
     strange = list(_of_members(definition.name, group, settings, ours=transport.inspection.client_id))
-    try:
-        watermarks = (await look_at_database(settings, service=definition.name)).watermarks
-    except (StoreError, SettingsError):  # told by whoever looks at the database
+    watermarks = await _watermarks(settings, definition.name)
+    if watermarks is None:
         return [ok(f"group {definition.name}", members), *strange]
     bounds = await _bounds(transport, definition)
     lag = sum(max(bound.end - watermarks.get(each, bound.beginning), 0) for each, bound in bounds.items())
@@ -36,6 +35,15 @@ async def look_at_group(
         *strange,
         *_lost(definition.name, bounds, watermarks, target=target),
     ]
+
+
+async def _watermarks(settings: Settings, service: str) -> Mapping[TopicPartition, int] | None:
+    """How far a service is, or None where the probe that looks at its database tells why nobody knows."""
+    try:
+        state = await look_at_database(settings, service=service)
+    except (StoreError, SettingsError):
+        return None
+    return None if state.is_newer else state.watermarks
 
 
 def _to_handle(lag: int) -> str:

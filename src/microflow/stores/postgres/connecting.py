@@ -70,6 +70,11 @@ def not_permitted(url: str, cause: asyncpg.InsufficientPrivilegeError) -> StoreU
     )
 
 
+def database_of(url: str) -> str:
+    """Which database a URL names, in words at the beginning of a sentence."""
+    return f"The database {_database(url)} of PostgreSQL at {_place(url)}"
+
+
 def _user(url: str) -> str:
     """Whom a URL names, in words."""
     shown = masked(url).partition("://")[2]

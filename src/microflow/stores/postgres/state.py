@@ -43,7 +43,7 @@ async def _read(session: Session, service: str) -> DatabaseState:
         needs=max(there.values(), default=0),
         server=await _server(session),
     )
-    if not there:
+    if not there or nothing.is_newer:
         return nothing
     (counts,) = await session.fetch(SQL["counts"], service)
     return DatabaseState(
@@ -52,7 +52,7 @@ async def _read(session: Session, service: str) -> DatabaseState:
         known=nothing.known,
         pending=nothing.pending,
         needs=nothing.needs,
-        applied=tuple(row["name"] for row in await session.fetch(SQL["applied"], service)),
+        applied=dict(await session.fetch(SQL["applied"], service)),
         cluster_id=(await session.fetch(SQL["cluster"]))[0]["cluster_id"],
         services=tuple(row["service"] for row in await session.fetch(SQL["services"])),
         watermarks={

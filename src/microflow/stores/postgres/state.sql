@@ -1,5 +1,5 @@
 -- name: applied
-select name from microflow.migrations where service = $1 order by name;
+select name, checksum from microflow.migrations where service = $1 order by name;
 
 -- name: cluster
 select cluster_id from microflow.identity;

@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncpg
 
 from microflow.errors import IdentityError, StoreError, StoreUnavailable
-from microflow.stores.postgres.connecting import not_permitted
+from microflow.stores.postgres.connecting import database_of, not_permitted
 from microflow.stores.postgres.errors import translated
 from microflow.stores.postgres.locks import ALONE, SCHEMA, lock
 from microflow.stores.postgres.session import Address, Session
@@ -77,7 +77,7 @@ async def prepare(address: Address, *, migrate: bool = True) -> None:
     session = await Session.open(address)
     try:
         with translated():
-            left = pending(await versions(session))
+            left = pending(await versions(session), url=address.url)
             if left and not migrate:
                 raise StoreUnavailable(
                     f"Migrations are to be run: {', '.join(each.name for each in left)}.",
@@ -85,7 +85,7 @@ async def prepare(address: Address, *, migrate: bool = True) -> None:
                     fix="microflow db migrate TARGET",
                 )
             if left:
-                await _migrate(session)
+                await _migrate(session, url=address.url)
     except StoreError as error:
         if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
             raise not_permitted(address.url, error.__cause__) from error
@@ -101,27 +101,27 @@ async def versions(session: Session) -> Mapping[int, int]:
     return dict(await session.fetch(VERSIONS))
 
 
-def pending(there: Mapping[int, int]) -> list[OwnMigration]:
+def pending(there: Mapping[int, int], *, url: str) -> list[OwnMigration]:
     """What is still to be run where these are there. Raises IdentityError if this version cannot use what is there."""
     migrations = own_migrations()
     needed, known = max(there.values(), default=0), max(each.number for each in migrations)
     if needed > known:
         raise IdentityError(
-            "This database was migrated by a newer microflow.",
+            f"{database_of(url)} was migrated by a newer microflow.",
             why=f"Its tables need a microflow that knows version {needed}; this one knows {known}.",
             fix="pip install --upgrade microworkflow",
         )
     return [each for each in migrations if each.number not in there]
 
 
-async def _migrate(session: Session) -> None:
+async def _migrate(session: Session, *, url: str) -> None:
     await session.script(BEGIN)
     # The schema by itself, and only if it is missing: a role may be allowed to use it, and not to make one.
     if not (await session.fetch(SCHEMA_EXISTS))[0][0]:
         await session.script(CREATE_SCHEMA)
     if not (await session.fetch(RECORDED))[0][0]:
         await session.script(CREATE_RECORD)
-    for migration in pending(await versions(session)):  # another process may have been first
+    for migration in pending(await versions(session), url=url):  # another process may have been first
         await session.script(migration.script)
     await session.script("commit")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def _read(connection: sqlite3.Connection, service: str, nothing: DatabaseState) 
     version = int(_value(connection, "version"))
     if version == 0:
         return nothing
+    if version > nothing.known:
+        return replace(nothing, version=version, needs=version, pending=())
     waiting, oldest = connection.execute(SQL["outbox"]).fetchone()
     return DatabaseState(
         product=PRODUCT,
@@ -44,7 +47,7 @@ def _read(connection: sqlite3.Connection, service: str, nothing: DatabaseState) 
         known=nothing.known,
         needs=version,
         pending=tuple(path.stem for number, path in tables.migrations().items() if number > version),
-        applied=tuple(name for (name,) in connection.execute(SQL["applied"], (service,))),
+        applied=dict(connection.execute(SQL["applied"], (service,))),
         cluster_id=_value(connection, "cluster"),
         services=tuple(name for (name,) in connection.execute(SQL["services"])),
         watermarks={

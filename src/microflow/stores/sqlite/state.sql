@@ -5,7 +5,7 @@ select exists (select 1 from sqlite_master where name = 'microflow_schema');
 select coalesce(max(version), 0) from microflow_schema;
 
 -- name: applied
-select name from microflow_migrations where service = ? order by name;
+select name, checksum from microflow_migrations where service = ? order by name;
 
 -- name: cluster
 select cluster_id from microflow_identity;

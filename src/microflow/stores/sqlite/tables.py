@@ -51,7 +51,7 @@ async def prepare(database: Database, *, migrate: bool = True) -> None:
         version = int(connection.execute("select coalesce(max(version), 0) from microflow_schema").fetchone()[0])
         if version > max(known):
             raise IdentityError(
-                f"{database.path} was written by a newer microflow.",
+                f"{database.path} was migrated by a newer microflow.",
                 why=f"Its tables have version {version}; this microflow knows versions up to {max(known)}.",
                 fix="pip install --upgrade microworkflow",
             )
