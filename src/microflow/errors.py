@@ -218,11 +218,17 @@ class RecordTooLarge(TransportError):
     """The log will never take this record: it is larger than the log allows."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def nearest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
     """What a misspelt word was probably meant to be, for "did you mean"."""
     by_folded = {each.casefold(): each for each in known}
-    near = difflib.get_close_matches(word.casefold(), by_folded, n=1)
+    near = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=likeness)
     return by_folded[near[0]] if near else None
+
+
+def misspelling(word: str, known: Iterable[str]) -> str | None:
+    """What a word was meant to be that may be right: one of the known that differs by a slip only, as OrderPlcaed does
+    from OrderPlaced, and OrderAccepted does not."""
+    return nearest(word, known, likeness=0.8)
 
 
 def refuse_unknown(owner: str, misspelt: Sequence[str], known: Sequence[str], *, where: str, example: str) -> None:

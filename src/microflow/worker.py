@@ -15,7 +15,7 @@ from microflow.caution import Caution, Turn
 from microflow.circuits import Circuits
 from microflow.dead_letter_copies import Copies
 from microflow.deadlines import Deadlines
-from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError, nearest
+from microflow.errors import DefinitionError, LogGone, StoreError, StoreGone, TransportError, misspelling
 from microflow.execution import Executor
 from microflow.faults import Reach, pass_by
 from microflow.housekeeping import Housekeeping
@@ -417,7 +417,7 @@ class Worker:
             return
         known = await topics.describe()
         for name in sorted(missing):
-            near = nearest(name, known)
+            near = misspelling(name, known)
             meant = f"; did you mean {near}?" if near else ""
             logger.warning("%s reads %s, which the log does not have yet%s", self.definition.name, name, meant)
 

@@ -118,6 +118,16 @@ def test_a_topic_that_nobody_writes_is_told_with_the_one_that_was_meant() -> Non
     assert step.notes == ("nobody here writes it; did you mean orders?",)
 
 
+def test_nobody_meant_another_topic_that_is_named_alike_or_that_a_service_of_the_plan_needs() -> None:
+    steps = planned(
+        {"OrderPlaced": Need("OrderPlaced", ("shop",)), **needs("OrdersPlaced")},
+        {"OrdersPlaced": TopicLayout(partitions=6)},
+        others=("OrderAccepted",),
+    )
+
+    assert steps["OrderPlaced"].notes == ()
+
+
 def test_topics_of_one_reader_that_have_different_counts_are_noted() -> None:
     there = {"orders": TopicLayout(partitions=6), "payments": TopicLayout(partitions=3)}
 

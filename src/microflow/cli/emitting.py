@@ -28,7 +28,7 @@ from microflow.cli.stopping import Stopping
 from microflow.clocks import SystemClock
 from microflow.connect import connect_transport
 from microflow.envelopes import headers_of, open_envelope, source_of
-from microflow.errors import ContractError, DecodeError, SettingsError, TargetError, nearest
+from microflow.errors import ContractError, DecodeError, SettingsError, TargetError, misspelling, nearest
 from microflow.log_reader import LogReader
 from microflow.ports import Record, Topic, Transport
 from microflow.service import build
@@ -236,7 +236,7 @@ class Emitting:
                 f"The log has no topic {name}.", fix=f"microflow topics apply TARGET     or create {name} yourself"
             )
         if name not in before:
-            near = nearest(name, before)
+            near = misspelling(name, before)
             meant = f" Did you mean {near}?" if near else ""
             click.echo(f"note: the topic {name} is new: no service has read or written it yet.{meant}", err=True)
         return (await transport.topics.describe([name]))[name]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from microflow.dead_letter_copies import topic_of_copies
-from microflow.errors import nearest
+from microflow.errors import misspelling
 from microflow.ports import TopicLayout
 from microflow.service import Definition
 from microflow.settings import Settings, TopicSettings
@@ -97,7 +97,9 @@ def plan(
         else:
             model = None if counts[name] else _model(need, needs, counts)
             count = counts[name] or (counts[model] if model else None) or wanted.partitions
-            steps.append(_creation(need, wanted, all_topics, count=count or 1, like=model))
+            step = _creation(need, replace(wanted, partitions=count), all_topics, known=needs)
+            like = f"as many partitions as {model}, which {_reads(need.readers)} too"
+            steps.append(replace(step, notes=(*step.notes, like)) if model and count != wanted.partitions else step)
     return _with_partners(steps)
 
 
@@ -119,18 +121,17 @@ def making_alike(steps: Sequence[Step]) -> str:
     return " ".join(f"--partitions {topic}={count}" for topic, count in counts.items())
 
 
-def _creation(need: Need, wanted: TopicSettings, all_topics: Collection[str], *, count: int, like: str | None) -> Step:
+def _creation(need: Need, wanted: TopicSettings, all_topics: Collection[str], *, known: Collection[str]) -> Step:
     said = _Said()
-    if like is not None and count != wanted.partitions:
-        said.notes.append(f"as many partitions as {like}, which {_reads(need.readers)} too")
     twin = next((each for each in all_topics if each != need.topic and _folded(each) == _folded(need.topic)), None)
     if twin is not None:
         said.refused.append(f"it and {twin} are one name to Kafka's metrics, which cannot tell '.' from '_'")
-    near = nearest(need.topic, all_topics)
+    # Nobody has misspelt what another service of the plan has to do with.
+    near = misspelling(need.topic, [each for each in all_topics if each not in known])
     if near is not None and twin is None and not need.writers:
         said.notes.append(f"nobody here writes it; did you mean {near}?")
     after = TopicLayout(
-        partitions=count,
+        partitions=wanted.partitions or 1,
         replication=wanted.replication,
         min_in_sync=wanted.min_in_sync,
         retention=wanted.retention,
