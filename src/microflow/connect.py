@@ -161,15 +161,21 @@ def sqlite_path(url: str) -> Path:
     """The file that a `sqlite:///PATH` names; PATH is relative to the working directory, or absolute."""
     if url == MEMORY:
         raise SettingsError("A database in memory can be read by its own process only.", fix=f"{SQLITE}PATH")
-    scheme = url.partition(":")[0]
     if not url.startswith(SQLITE) or url == SQLITE:
-        fix = f"{SQLITE}{url}" if "://" not in url and scheme != "sqlite" and url else f"{SQLITE}PATH"
-        if scheme.startswith("postgres"):
-            fix = f"postgresql://{url.partition('://')[2]}" if "://" in url else "postgresql://USER@HOST/NAME"
         raise SettingsError(
-            f"{masked(url)!r} is no address of a database: that is postgresql://… or {SQLITE}PATH.", fix=masked(fix)
+            f"{masked(url)!r} is no address of a database: that is postgresql://… or {SQLITE}PATH.",
+            fix=f"--database {_address_meant(masked(url))}     (MICROFLOW_DATABASE)",
         )
     return _path(url.removeprefix(SQLITE))
+
+
+def _address_meant(address: str) -> str:
+    scheme, _, rest = address.partition("://")
+    if scheme.startswith("postgres"):
+        return f"postgresql://{rest or 'USER@HOST/NAME'}"
+    if address and ":" not in address:
+        return f"{SQLITE}{address}"
+    return f"postgresql://USER@HOST/NAME     or  --database {SQLITE}PATH"
 
 
 async def append_to(connection: Any, service: str, rows: Sequence[OutboxRow]) -> None:

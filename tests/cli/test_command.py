@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 
+from microflow.cli.command import command
 from tests.cli.projects import Project
 
 HEAVY = ("pydantic", "aiokafka", "fastavro", "opentelemetry", "asyncio", "sqlite3")
@@ -39,6 +41,42 @@ def test_help_imports_nothing_that_is_heavy(arguments: list[str]) -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
 
     assert ended.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_every_verb_that_takes_a_log_or_a_database_names_all_that_it_may_be() -> None:
+    context = click.Context(command)
+    told = {
+        option.help
+        for verb in command.list_commands(context)
+        for each in _with_verbs(command.get_command(context, verb))
+        for option in each.params
+        if isinstance(option, click.Option) and option.name in ("kafka", "database") and verb != "demo"
+    }
+
+    assert told == {
+        "The log: HOST:PORT of Kafka, local:PATH or memory:",
+        "The database: postgresql://… or sqlite:///PATH",
+    }
+
+
+def _with_verbs(verb: click.Command | None) -> list[click.Command]:
+    return [*verb.commands.values()] if isinstance(verb, click.Group) else [verb] if verb is not None else []
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("mysql://anna:secret@x/y", "postgresql://USER@HOST/NAME     or  --database sqlite:///PATH"),
+        ("postgressql://x/y", "postgresql://x/y"),
+        ("shop.db", "sqlite:///shop.db"),
+    ],
+)
+def test_what_is_no_address_of_a_database_is_told_with_what_is_one(project: Project, given: str, meant: str) -> None:
+    ended = project.run("relay", "--database", given)
+
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == f"  --database {meant}     (MICROFLOW_DATABASE)"
+    assert "secret" not in ended.stderr
 
 
 def test_a_verb_that_does_not_exist_is_told_with_the_one_that_was_meant(project: Project) -> None:

@@ -9,12 +9,15 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LOG = "The log: HOST:PORT of Kafka, local:PATH or memory:"
+DATABASE = "The database: postgresql://… or sqlite:///PATH"
+
 
 def log_option(function: Command) -> Command:
     """Add `--kafka ADDRESS`, also called `--log`."""
-    return click.option("--kafka", "--log", "kafka", metavar="ADDRESS", help="The log: local:PATH or memory:")(function)
+    return click.option("--kafka", "--log", "kafka", metavar="ADDRESS", help=LOG)(function)
 
 
 def database_option(function: Command) -> Command:
     """Add `--database URL`."""
-    return click.option("--database", metavar="URL", help="The database: sqlite:///PATH")(function)
+    return click.option("--database", metavar="URL", help=DATABASE)(function)
