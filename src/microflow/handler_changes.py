@@ -74,7 +74,7 @@ async def checked(store: Store, name: str, *, now: datetime) -> Registry:
         raise TargetError(
             f"There is no handler {name} here.",
             why=f"There are {', '.join(sorted(known))}." if known else "No handler has been registered.",
-            fix=f"Did you mean {near}?" if near else "microflow handlers list",
+            fix=f"Did you mean {near}?" if near else None,
         )
     _refuse_living(registry, name)
     return registry

@@ -115,7 +115,7 @@ def test_more_than_twenty_are_grouped_by_what_went_wrong(project: Project) -> No
         (["list", "--handler", "take_paymnet"], "Did you mean --handler take_payment?"),
         (["redrive", "--all", "--handler", "nope"], "There is no handler nope with dead letters here."),
         (["list", "nothing.py"], "There is no nothing.py."),
-        (["list", "--database", "sqlite:///x.db"], "Add --service NAME"),
+        (["list", "--database", "sqlite:///x.db"], "No service has run with SQLite x.db."),
     ],
 )
 def test_what_cannot_be_found_is_told_with_what_there_is(failed: Project, arguments: list[str], said: str) -> None:

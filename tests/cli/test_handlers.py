@@ -122,7 +122,8 @@ def test_a_handler_is_retired_without_copies_where_its_log_is_not_and_that_is_sa
         (["rename", "take_payment", "a b"], "'a b' is no name for a handler.", 2),
         (["rename", "take_payment", "take_payment"], "take_payment and take_payment are one name.", 2),
         (["list", "--service", "paymnets"], "Did you mean --service payments?", 2),
-        (["list", "--database", "sqlite:///x.db"], "Add --service NAME", 2),
+        (["list", "--database", "sqlite:///x.db"], "No service has run with SQLite x.db.", 2),
+        (["retire", "nothere"], "\n  microflow handlers list --service payments\n", 2),
     ],
 )
 def test_what_cannot_be_done_is_told(waiting: Project, arguments: list[str], said: str, code: int) -> None:
@@ -130,3 +131,30 @@ def test_what_cannot_be_done_is_told(waiting: Project, arguments: list[str], sai
 
     assert said in ended.stderr
     assert ended.returncode == code
+
+
+def test_of_several_services_in_one_database_all_are_listed_and_one_is_to_be_named_for_a_change(
+    project: Project,
+) -> None:
+    project.write("letters.py", SERVICE.replace("take_payment", "send_letter"))
+    shared = ["--database", "sqlite:///both.db"]
+    service = project.start("run", "payments.py", "letters.py", *shared)
+    service.until_ready()
+    service.stop()
+
+    listed = project.json_lines("handlers", "list", *shared)
+    refused = project.run("handlers", "retire", "nothere", *shared)
+    named = project.run("handlers", "retire", "nothere", *shared, "--service", "letters")
+
+    assert [(each["service"], each["handler"]) for each in listed] == [
+        ("letters", "send_letter"),
+        ("payments", "take_payment"),
+    ]
+    assert refused.stderr == (
+        "✗ Of which service?\n"
+        "  There are several in SQLite both.db: letters, payments.\n"
+        "  Add --service letters or --service payments\n"
+    )
+    fix = named.stderr.splitlines()[-1].strip()
+    assert fix == "microflow handlers list --service letters --database sqlite:///both.db"
+    assert len(project.json_lines(*fix.removeprefix("microflow ").split())) == 1

@@ -62,7 +62,8 @@ def _check_known(identifiers: Sequence[int], letters: Sequence[DeadLetter], serv
         if states[identifier] != "dead":
             said = "is being redriven already" if states[identifier] == "redriving" else "was redriven and is done"
             raise TargetError(
-                f"Dead letter {identifier} of {service} {said}.", fix="microflow dead-letters list --done"
+                f"Dead letter {identifier} of {service} {said}.",
+                fix=f"microflow dead-letters list --done --service {service}",
             )
 
 

@@ -50,7 +50,7 @@ def list_all(
             for letter in shown:
                 screen.line(json_line(letter_fields(name, letter)))
         elif shown:
-            named = name if target or database else service  # a database on a server may be that of several
+            named = name if target or settings.database else service  # a database on a server may be that of several
             _show_service(screen, name, shown, each=each, several=len(names) > 1, said=_said(named, database))
     if not screen.json and not any(found.values()):
         screen.line(f"No dead letters in {', '.join(names)}.")

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from microflow.addresses import masked
 from microflow.cli.dead_letter_views import local_time
 from microflow.cli.look import Look
 from microflow.cli.paths import log_in_words
@@ -81,7 +82,7 @@ def retire_one(
             copy_of, uncopied = await _copying(owner, settings, opened)
             return await retire_handler(store, name, now=SystemClock().now(), copy_of=copy_of)
 
-    count = asyncio.run(_with_store(owner, settings, do_it if yes else look_at_it))
+    count = asyncio.run(_changing(owner, settings, do_it if yes else look_at_it, flags["database"]))
     if screen.json:
         fields = {"service": owner, "handler": name, "retired": yes, "dead_letters": count}
         screen.line(json_line({**fields, "uncopied": uncopied or None}))
@@ -113,7 +114,7 @@ def rename_one(old: str, new: str, target: str | None, service: str | None, *, d
     async def do_it(store: Store) -> int:
         return await rename_handler(store, old, new, now=SystemClock().now())
 
-    count = asyncio.run(_with_store(owner, settings, do_it))
+    count = asyncio.run(_changing(owner, settings, do_it, database))
     if screen.json:
         screen.line(json_line({"service": owner, "handler": old, "renamed": new, "waiting": count}))
     else:
@@ -143,6 +144,16 @@ async def _copying(service: str, settings: Settings, opened: AsyncExitStack) -> 
 async def _with_store(service: str, settings: Settings, step: Callable[[Store], Awaitable[T]]) -> T:
     async with opened(service, settings) as store:
         return await step(store)
+
+
+async def _changing(service: str, settings: Settings, step: Callable[[Store], Awaitable[T]], database: str | None) -> T:
+    """As `_with_store`; for a handler that nobody knows of, what lists those that there are."""
+    try:
+        return await _with_store(service, settings, step)
+    except TargetError as error:
+        where = f" --database {masked(database)}" if database else ""
+        error.fix = error.fix or f"microflow handlers list --service {service}{where}"
+        raise
 
 
 async def _standings(store: Store) -> list[Standing]:

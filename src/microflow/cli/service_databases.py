@@ -16,6 +16,10 @@ from microflow.ports import Store
 from microflow.service import build
 from microflow.settings import Settings
 
+MOST_NAMES = 3
+NOBODY = "relay"
+"""The name in which a database of several services is opened, for what is the database's."""
+
 
 def services_meant(target: str | None, service: str | None, *, database: str | None, settings: Settings) -> list[str]:
     """The services that were asked for: of a target, by name, or all that have a database here.
@@ -27,16 +31,14 @@ def services_meant(target: str | None, service: str | None, *, database: str | N
     elif service is not None:
         names = [service]
     elif settings.database is not None:
-        raise TargetError(
-            "Of which service?", why="The database may be that of several services.", fix="Add --service NAME"
-        )
+        return _services_in(settings.database, settings)
     else:
         names = known_services(settings)
         if not names:
             raise TargetError(
                 "No service has a database here.",
                 why=f"They are looked for in {settings.folder}.",
-                fix="Name both: --database sqlite:///PATH --service NAME",
+                fix="Name it:  --database postgresql://…     or  --database sqlite:///PATH",
             )
     for name in names:
         _check_there(name, settings)
@@ -47,8 +49,11 @@ def service_meant(target: str | None, service: str | None, *, database: str | No
     """The one service that was asked for. Raises TargetError if there is none, or several."""
     names = services_meant(target, service, database=database, settings=settings)
     if len(names) > 1:
+        place = "here" if settings.database is None else f"in {database_in_words(settings.database)}"
         raise TargetError(
-            "Of which service?", why=f"Several have a database here: {', '.join(names)}.", fix="Add --service NAME"
+            "Of which service?",
+            why=f"There are several {place}: {', '.join(names)}.",
+            fix="Add " + " or ".join(f"--service {name}" for name in names[:MOST_NAMES]),
         )
     return names[0]
 
@@ -74,6 +79,18 @@ async def opened(service: str, settings: Settings) -> AsyncIterator[Store]:
         await store.close()
 
 
+def _services_in(url: str, settings: Settings) -> list[str]:
+    """The services that have run with a database. Raises TargetError if there is none."""
+    state = asyncio.run(look_at_database(settings, service=NOBODY))
+    if not state.services:
+        raise TargetError(
+            f"No service has run with {database_in_words(url)}.",
+            why="Every service that runs leaves its handlers there.",
+            fix="--database of another one",
+        )
+    return list(state.services)
+
+
 def _check_there(name: str, settings: Settings) -> None:
     # Opening would make the file or the tables, and say that all is well with a service that never ran.
     if is_postgres(settings.database_of(name)):
@@ -87,7 +104,9 @@ def _check_there(name: str, settings: Settings) -> None:
     raise TargetError(
         f"There is no database of {name}: {path} does not exist.",
         why=f"Services with a database here: {', '.join(known)}." if known else None,
-        fix=f"Did you mean --service {near}?" if near and near != name else f"--database {SQLITE}PATH",
+        fix=f"Did you mean --service {near}?"
+        if near and near != name
+        else f"--database postgresql://… or {SQLITE}PATH",
     )
 
 

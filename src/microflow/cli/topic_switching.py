@@ -9,7 +9,7 @@ from microflow.cli.look import Look
 from microflow.cli.paths import database_in_words
 from microflow.cli.report_lines import json_line
 from microflow.cli.screen import Screen
-from microflow.cli.service_databases import known_services
+from microflow.cli.service_databases import NOBODY, known_services
 from microflow.cli.serving import load, set_up
 from microflow.clocks import SystemClock
 from microflow.errors import MicroflowError, TargetError
@@ -17,9 +17,6 @@ from microflow.ports import Transport
 from microflow.reaching import Reaching
 from microflow.settings import Settings, read_settings
 from microflow.topic_switch import Switched, switch_topic
-
-NOBODY = "relay"
-"""The name in which a database of several services is opened: what is switched is the database's."""
 
 
 def switch(topic: str, targets: Sequence[str], *, flags: Mapping[str, str | None], force: bool, look: Look) -> int:
