@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -37,7 +38,7 @@ async def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
     if address == LOCAL:
         raise SettingsError("The log 'local:' names no file.", fix="local:PATH, for example local:log.db")
     if address.startswith(LOCAL):
-        return LocalTransport.open(_path(address.removeprefix(LOCAL)), clock=clock)
+        return LocalTransport.open(_with_folder(_path(address.removeprefix(LOCAL)), settings), clock=clock)
     if not SERVERS.fullmatch(address):
         raise SettingsError(
             f"The log {address!r} cannot be used: it is no address of Kafka, and no embedded log.",
@@ -65,7 +66,8 @@ async def connect_store(settings: Settings, *, service: str, clock: Clock) -> St
             url, service=service, clock=clock, lanes=settings.lanes, migrate=migrate
         )
         return store
-    return await SqliteStore.open(sqlite_path(url), service=service, clock=clock, migrate=migrate)
+    path = _with_folder(sqlite_path(url), settings)
+    return await SqliteStore.open(path, service=service, clock=clock, migrate=migrate)
 
 
 async def look_at_database(settings: Settings, *, service: str) -> DatabaseState:
@@ -75,7 +77,7 @@ async def look_at_database(settings: Settings, *, service: str) -> DatabaseState
     if is_postgres(url):
         state: DatabaseState = await _postgres(url).state_of(url, service=service)
         return state
-    path = sqlite_path(url)
+    path = _with_folder(sqlite_path(url), settings)
     return await asyncio.to_thread(sqlite.state_of, path, service=service)
 
 
@@ -200,3 +202,13 @@ APPENDS: Mapping[DatabaseName, Callable[[str, OutboxRow], Steps]] = {
 
 def _path(text: str) -> Path:
     return Path(text).expanduser()
+
+
+def _with_folder(path: Path, settings: Settings) -> Path:
+    """A file whose folder is there, or is our own, which is made with the first file in it."""
+    folder = path.parent
+    if folder.is_dir() or folder.absolute() == settings.folder.absolute():
+        return path
+    raise SettingsError(
+        f"{path} cannot be made: there is no folder {folder}.", fix=f"mkdir -p {shlex.quote(str(folder))}"
+    )

@@ -194,6 +194,27 @@ def test_a_log_that_is_damaged_is_told(project: Project) -> None:
     assert "Move it away, or name another file." in told
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "run payments.py --database sqlite:///{missing}/payments.db",
+        "run payments.py --log local:{missing}/log.db",
+        "relay --database sqlite:///{missing}/payments.db",
+        "db migrate payments.py --database sqlite:///{missing}/payments.db",
+        "db status payments.py --database sqlite:///{missing}/payments.db",
+        "emit OrderAccepted order_id=o-1 --key order_id --log local:{missing}/log.db",
+    ],
+)
+def test_a_folder_that_is_not_there_is_told_and_not_made(project: Project, typed: str) -> None:
+    missing = project.folder / "not there" / "data"
+
+    told = refused(project, *(word.format(missing=missing) for word in shlex.split(typed)))
+
+    assert re.match(r"✗ not there/data/(payments|log)\.db cannot be made: there is no folder not there/data\.\n", told)
+    assert told.splitlines()[-1] == "  mkdir -p 'not there/data'"
+    assert not missing.parent.exists()
+
+
 def test_a_database_of_a_newer_version_is_told(project: Project) -> None:
     service = project.start("run", "payments.py")
     service.until_ready()
