@@ -8,12 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from microflow.cli.probes.sqlite import file_system_of
+from servers.finding import Found
 from tests.cli.projects import LONGEST, SERVICE, Project
 
 QUIET = {"OTEL_TRACES_EXPORTER": "none"}
@@ -101,6 +103,40 @@ def test_topics_of_one_reader_with_different_counts_are_a_warning_with_the_comma
     assert fix == "microflow topics apply shop.py --partitions OrderPaid=6 --yes"
     project.json_lines(*fix.removeprefix("microflow ").split())
     assert found(examined(project, "shop.py"), "warning") == []
+
+
+def test_topics_that_a_service_can_do_without_are_warnings_and_those_that_it_cannot_are_problems(
+    project: Project, kafka: Found
+) -> None:
+    """Rule 23: a missing consumed topic is a warning, a missing emitted one stops the start; dead letters need none."""
+    unique = uuid.uuid4().hex
+    source = f"""
+        from microflow import Event, Service, on
+
+        class Ordered(Event, topic="ordered-{unique}"):
+            order_id: str
+
+        class Paid(Event, topic="paid-{unique}"):
+            order_id: str
+
+        @on(Ordered)
+        async def pay(order: Ordered) -> RETURNS: ...
+
+        service = Service("payments-{unique}")
+        """
+    project.write("payments.py", source.replace("RETURNS", "None"))
+    project.write("emitting.py", source.replace("RETURNS", "Paid"))
+    on_kafka = QUIET | {"MICROFLOW_KAFKA": kafka.address}
+
+    reads = examined(project, "payments.py", environment=on_kafka)
+    emits = examined(project, "emitting.py", code=1, environment=on_kafka)
+
+    read = f"topic ordered-{unique}, which payments-{unique} reads, does not exist yet"
+    dead = f"topic dlq-payments-{unique} does not exist: payments-{unique}'s dead letters are kept in its database only"
+    written = f"topic paid-{unique} does not exist: payments-{unique} cannot start without it"
+    assert found(reads, "problem") == []
+    assert found(reads, "warning") == [(each, "microflow topics apply payments.py") for each in (read, dead)]
+    assert found(emits, "problem") == [(written, "microflow topics apply emitting.py")]
 
 
 def test_a_database_of_another_log_is_a_problem(project: Project) -> None:

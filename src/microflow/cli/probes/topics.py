@@ -47,8 +47,8 @@ async def look_at_topics(
 def _missing(step: Step, known: Mapping[str, object], apply: str) -> Finding:
     need = step.need
     if need.dead_letters_of is not None:
-        text = f"topic {need.topic} does not exist: {need.dead_letters_of}'s dead letters have no copy in the log"
-        return problem(text, apply)
+        text = f"topic {need.topic} does not exist: {need.dead_letters_of}'s dead letters are kept in its database only"
+        return warning(text, apply)
     if need.writers:
         writers = " and ".join(need.writers)
         return problem(f"topic {need.topic} does not exist: {writers} cannot start without it", apply)
