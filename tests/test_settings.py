@@ -157,3 +157,21 @@ def test_every_setting_is_in_the_table_of_the_readme(setting: Setting) -> None:
     table = README.read_text(encoding="utf-8").partition("## Settings")[2].partition("\n## ")[0]
 
     assert setting.name in NOT_FOR_USERS or re.search(rf"`{setting.variable}`", table)
+
+
+def test_a_text_calls_the_addresses_as_they_were_given(tmp_path: Path) -> None:
+    (tmp_path / "microflow.toml").write_text(
+        'kafka = "broker:9092"\n[services.ledger]\ndatabase = "sqlite:///ledger.db"\n', encoding="utf-8"
+    )
+    text = "Check MICROFLOW_KAFKA (--log), MICROFLOW_KAFKA_SASL_USERNAME and MICROFLOW_DATABASE (--database)."
+    environment = {"MICROFLOW_CARD_COMPANY_DATABASE": "sqlite:///cards.db"}
+
+    settings = read_settings({"database": None}, environment=environment, folder=tmp_path)
+    typed = read_settings({"database": "sqlite:///all.db"}, environment=environment, folder=tmp_path)
+
+    kafka = f"Check kafka in {tmp_path / 'microflow.toml'}, MICROFLOW_KAFKA_SASL_USERNAME and"
+    ledger = f"services.ledger.database in {tmp_path / 'microflow.toml'}"
+    assert settings.as_given(text, "ledger") == f"{kafka} {ledger}."
+    assert settings.as_given(text, "card-company") == f"{kafka} MICROFLOW_CARD_COMPANY_DATABASE."
+    assert settings.as_given(text, "orders") == f"{kafka} MICROFLOW_DATABASE."
+    assert typed.as_given(text, "ledger") == f"{kafka} --database."

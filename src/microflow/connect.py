@@ -6,15 +6,15 @@ import asyncio
 import importlib
 import re
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from microflow.addresses import masked
 from microflow.callers import DatabaseName, Steps, asynchronous, blocking, carry_out, carry_out_blocking
-from microflow.errors import SettingsError
+from microflow.errors import MicroflowError, SettingsError
 from microflow.ports import Clock, DatabaseState, Migration, OutboxRow, Store, Transport
 from microflow.settings import MEMORY, Settings
 from microflow.stores import postgres_append, sqlite
@@ -32,6 +32,11 @@ async def connect_transport(settings: Settings, *, clock: Clock) -> Transport:
 
     Raises TransportError, LogUnreachable if nobody answers there, or SettingsError if it names none.
     """
+    with _told_as_given(settings):
+        return await _connect_transport(settings, clock=clock)
+
+
+async def _connect_transport(settings: Settings, *, clock: Clock) -> Transport:
     address = settings.kafka
     if address == MEMORY:
         return LocalTransport.open(Path("log.db"), clock=clock, memory=True)
@@ -56,6 +61,11 @@ async def connect_store(settings: Settings, *, service: str, clock: Clock) -> St
 
     Raises StoreError if it cannot be opened, SettingsError if its URL is none.
     """
+    with _told_as_given(settings, service):
+        return await _connect_store(settings, service=service, clock=clock)
+
+
+async def _connect_store(settings: Settings, *, service: str, clock: Clock) -> Store:
     url = settings.database_of(service)
     migrate = settings.migrate == "auto"
     if url == MEMORY:
@@ -72,13 +82,24 @@ async def connect_store(settings: Settings, *, service: str, clock: Clock) -> St
 
 async def look_at_database(settings: Settings, *, service: str) -> DatabaseState:
     """What the database of a service says of itself, without changing it. Raises StoreError, SettingsError."""
-    url = settings.database_of(service)
-    check_database(url)
-    if is_postgres(url):
-        state: DatabaseState = await _postgres(url).state_of(url, service=service)
-        return state
-    path = _with_folder(sqlite_path(url), settings)
-    return await asyncio.to_thread(sqlite.state_of, path, service=service)
+    with _told_as_given(settings, service):
+        url = settings.database_of(service)
+        check_database(url)
+        if is_postgres(url):
+            state: DatabaseState = await _postgres(url).state_of(url, service=service)
+            return state
+        path = _with_folder(sqlite_path(url), settings)
+        return await asyncio.to_thread(sqlite.state_of, path, service=service)
+
+
+@contextmanager
+def _told_as_given(settings: Settings, service: str | None = None) -> Iterator[None]:
+    """Errors inside call the addresses as they were given, so that what they tell to change is what is there."""
+    try:
+        yield
+    except MicroflowError as error:
+        error.fix = error.fix and settings.as_given(error.fix, service)
+        raise
 
 
 def check_database(url: str) -> None:

@@ -108,6 +108,7 @@ TOPIC_SETTINGS = (
     Setting("topic_retention", retention, None, "how long its records are kept, or forever"),
 )
 """What `microflow topics` gives every topic, unless `[tool.microflow.topic.NAME]` says otherwise for one."""
+ADDRESSES = ("kafka", "database")
 TABLES = ("topics", "topic", "services")
 KAFKA_CLIENT = "MICROFLOW_KAFKA_"
 """With this begin the variables that set up Kafka's clients, by the names that those have for it."""
@@ -136,6 +137,7 @@ class Settings:
     """`home` is where `.microflow/` lies; `kafka` is `host:port,…`, `local:PATH` or `memory:`, and `kafka_client` what
     its clients are told, each with its place; `databases` maps services to URLs and `database` is that of all others
     (None: a SQLite file each in `.microflow/`); `topics` records the topic of types that do not say it themselves;
+    `given_as` says how addresses were given (`--database`, a variable), by `kafka`, `database` and `SERVICE database`;
     `topic` is how topics are made and `topic_of` how those are that differ; `wait` is how long a start waits for a log
     or a database that is not up yet, `drain` the longest a stop may take; `health` is where `/live` and `/ready` are
     answered; what follows `fault` are the bounds of a running service, as `Limits` has them."""
@@ -145,6 +147,7 @@ class Settings:
     kafka_client: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     database: str | None = None
     databases: Mapping[str, str] = field(default_factory=dict)
+    given_as: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
     topic: TopicSettings = EVERY_TOPIC
     topic_of: Mapping[str, TopicSettings] = field(default_factory=dict)
@@ -214,6 +217,12 @@ class Settings:
             )
         return url
 
+    def as_given(self, text: str, service: str | None = None) -> str:
+        """A text of ours that calls the two addresses as they were given, where it names their usual variables."""
+        kafka = self.given_as.get("kafka", "MICROFLOW_KAFKA")
+        database = self.given_as.get(f"{service} database", self.given_as.get("database", "MICROFLOW_DATABASE"))
+        return _DATABASE.sub(lambda _: database, _KAFKA.sub(lambda _: kafka, text))
+
     def made_as(self, topic: str) -> TopicSettings:
         """How a topic is to be made."""
         return self.topic_of[topic].over(self.topic) if topic in self.topic_of else self.topic
@@ -238,14 +247,19 @@ def read_settings(
     values = {each.name: _value(each, typed, environment, file) for each in (*SETTINGS, *LIMIT_SETTINGS)}
     if values["kafka"] is None:
         values["kafka"] = f"local:{file.home / FOLDER / LOG_FILE}"
-    databases = file.databases() | _service_databases(environment)
+    in_file, in_environment = file.databases(), _service_databases(environment)
+    databases = in_file | {service: url for service, (url, _) in in_environment.items()}
+    given_as = {f"{service} database": f"services.{service}.database in {file.where}" for service in in_file}
+    given_as |= {f"{service} database": variable for service, (_, variable) in in_environment.items()}
     if "database" in typed:
-        databases = {}  # what was typed goes before what is set for one service
+        databases, given_as = {}, {}  # what was typed goes before what is set for one service
+    given_as |= _places(typed, environment, file)
     topic = _topic_settings(typed, environment, file)
     return Settings(
         home=file.home,
         kafka_client=kafka_client,
         databases=databases,
+        given_as=given_as,
         topics=file.topics(),
         topic=topic[0],
         topic_of=topic[1],
@@ -261,6 +275,21 @@ def _value(setting: Setting, flags: Mapping[str, str], environment: Mapping[str,
     if setting.name in file.table:
         return setting.read(file.table[setting.name], f"{setting.name} in {file.where}")
     return setting.default
+
+
+def _places(flags: Mapping[str, str], environment: Mapping[str, str], file: ProjectFile) -> dict[str, str]:
+    """How the addresses for all services were given, those that were."""
+    places = {}
+    for each in SETTINGS:
+        if each.name not in ADDRESSES:
+            continue
+        if each.name in flags:
+            places[each.name] = each.flag
+        elif environment.get(each.variable):
+            places[each.name] = each.variable
+        elif each.name in file.table:
+            places[each.name] = f"{each.name} in {file.where}"
+    return places
 
 
 def _topic_settings(
@@ -316,6 +345,8 @@ def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 # ── the environment ───────────────────────────────────────────────────────────────────────────────────────────────
 
+_KAFKA = re.compile(r"MICROFLOW_KAFKA\b(?: \(--log\))?")
+_DATABASE = re.compile(r"MICROFLOW_DATABASE\b(?: \(--database\))?")
 _OF_A_SERVICE = re.compile(r"MICROFLOW_(.+)_DATABASE")
 _OF_OUR_TESTS = ("MICROFLOW_TEST_", "MICROFLOW_SEEDS")
 
@@ -331,9 +362,12 @@ def _warn_of_unknown(environment: Mapping[str, str]) -> None:
             logger.warning("the environment variable %s is not read: %s", name, meant)
 
 
-def _service_databases(environment: Mapping[str, str]) -> dict[str, str]:
+def _service_databases(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The URLs of services, each with its variable."""
     named = {
-        match[1].lower(): url for name, url in environment.items() if (match := _OF_A_SERVICE.fullmatch(name)) and url
+        match[1].lower(): (url, name)
+        for name, url in environment.items()
+        if (match := _OF_A_SERVICE.fullmatch(name)) and url
     }
     # A service called card-company is MICROFLOW_CARD_COMPANY_DATABASE: a shell's names have no hyphens.
-    return named | {name.replace("_", "-"): url for name, url in named.items()}
+    return named | {name.replace("_", "-"): each for name, each in named.items()}

@@ -97,6 +97,17 @@ def test_a_host_that_does_not_exist_is_told(project: Project) -> None:
     assert told.startswith("✗ PostgreSQL is not reachable at no-such-host.invalid (no such host")
 
 
+@pytest.mark.parametrize("given", ["--database", "MICROFLOW_DATABASE", "MICROFLOW_PAYMENTS_DATABASE"])
+def test_what_is_to_be_checked_is_called_as_it_was_given(project: Project, strict: str, given: str) -> None:
+    url = elsewhere(strict, user="shop", password=f"{PASSWORD}-wrong", database="shop")
+    flags, environment = ([given, url], {}) if given.startswith("-") else ([], {given: url})
+
+    for verb in ("run", "db status", "doctor"):
+        ended = project.run(*verb.split(), "payments.py", *flags, environment=environment)
+
+        assert f"Check user and password in {given}:  postgresql://shop:…@" in ended.stdout + ended.stderr
+
+
 def test_a_wrong_password_is_told_at_once_and_not_shown(project: Project, strict: str) -> None:
     told = refused(project, "--database", elsewhere(strict, user="shop", password=f"{PASSWORD}-wrong", database="shop"))
 
@@ -288,3 +299,10 @@ def test_an_address_that_is_none_is_told(project: Project) -> None:
     told = refused(project, "--log", "kafka://localhost:9092", code=2)
 
     assert told.startswith("✗ The log 'kafka://localhost:9092' cannot be used: it is no address of Kafka")
+
+
+def test_a_broker_without_a_port_is_told_with_the_one_that_was_tried(project: Project) -> None:
+    ended = project.run("run", "payments.py", "--kafka", "no-such-host.invalid", "--wait", "0s")
+
+    assert "✗ Kafka is not reachable at no-such-host.invalid:9092 (no such host" in ended.stderr
+    assert "Check --kafka." in ended.stderr

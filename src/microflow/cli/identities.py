@@ -39,9 +39,8 @@ def with_files(error: IdentityError, settings: Settings, service: str) -> Identi
     flag = "--log local:" if found["kind"] == "log" else f"--database {SQLITE}"
     way_back = f"To go on as before:  {flag}{shortened(str(file))}\n" if file else ""
     # What is on a server is nobody's to delete by a line that was copied from an error.
-    return IdentityError(
-        what, why=error.why, fix=f"{way_back}{_anew(log, database, settings) if log and database else error.fix}"
-    )
+    ways_out = _anew(log, database, settings) if log and database else settings.as_given(error.fix or "", service)
+    return IdentityError(what, why=error.why, fix=f"{way_back}{ways_out}")
 
 
 def _file_at(address: str, scheme: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from microflow.cli.migrating import PUT_BACK, compare, newer_in_words, state_in_words
@@ -24,6 +25,12 @@ async def look_at_database_of(
     definition: Definition, log: SharedLog, settings: Settings, *, target: str
 ) -> Sequence[Finding]:
     """The database of one service."""
+    findings = await _look(definition, log, settings, target=target)
+    name = definition.name
+    return [replace(each, fix=each.fix and settings.as_given(each.fix, name)) for each in findings]
+
+
+async def _look(definition: Definition, log: SharedLog, settings: Settings, *, target: str) -> Sequence[Finding]:
     name, url = definition.name, settings.database_of(definition.name)
     if url == MEMORY:
         return [ok(f"{name}: database in memory")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterable
@@ -53,7 +54,7 @@ def unreachable(
     servers: str, cause: BaseException | None, *, encrypted: bool, logs_in: bool, user: str | None
 ) -> TransportError:
     """The error for a cluster with which no conversation comes about; `cause` is what one attempt ended with."""
-    at = f"at {servers}"
+    at = f"at {_with_ports(servers)}"
     if isinstance(cause, kafka.SaslAuthenticationFailed | kafka.AuthenticationFailedError):
         return TransportError(
             f"Kafka {at} refuses the password of {user}." if user else f"Kafka {at} refuses who we say we are.",
@@ -83,6 +84,14 @@ def unreachable(
     if isinstance(cause, socket.gaierror):
         return LogUnreachable(f"Kafka is not reachable {at} (no such host).", fix="Check MICROFLOW_KAFKA (--log).")
     return _no_conversation(at, cause, encrypted)
+
+
+def _with_ports(servers: str) -> str:
+    """The addresses as they are tried: Kafka's clients know the port of one that names none."""
+    return ",".join(each if _PORT.search(each) else f"{each}:9092" for each in servers.split(","))
+
+
+_PORT = re.compile(r":\d+$")
 
 
 def _tls_failed(at: str, cause: ssl.SSLError) -> TransportError:
