@@ -72,7 +72,13 @@ def test_a_renamed_handler_stops_the_start_until_it_was_said_and_then_goes_on(wa
     typed = next(line for line in stopped.stderr.splitlines() if "handlers rename" in line).split()
     assert typed == ["microflow", "handlers", "rename", "take_payment", "take_payments", "--service", "payments"]
 
-    renamed = waiting.run(*typed[1:])
+    shown = waiting.run(*typed[1:])
+    assert shown.stdout == (
+        "The handler take_payment of payments would be called take_payments, and 1 event waits for it. "
+        "Nothing was done. To do it, add  --yes\n"
+    )
+    assert [each["handler"] for each in waiting.json_lines("handlers", "list")] == ["take_payment"]
+    renamed = waiting.run(*typed[1:], "--yes")
     assert renamed.stdout == (
         "The handler take_payment of payments is called take_payments now, and 1 event waits for it.\n"
     )

@@ -180,6 +180,15 @@ def test_whose_outbox_has_to_be_said(project: Project) -> None:
     assert "Whose outbox?" in ended.stderr
 
 
+def test_the_outbox_of_a_service_is_named_by_its_target(project: Project) -> None:
+    service = project.start("run", "payments.py")
+    service.until_ready()
+    service.stop()
+
+    assert project.run("outbox", "status", "payments.py").stdout == "payments · nothing waits\n"
+    assert "There is no event 7 in the outbox" in project.run("outbox", "skip", "7", "payments.py").stderr
+
+
 def test_a_database_that_is_not_there_is_not_made(project: Project) -> None:
     ended = project.run("outbox", "status", "--database", "sqlite:///wbe.db")
     of_service = project.run("outbox", "skip", "1", "--service", "paymnets")

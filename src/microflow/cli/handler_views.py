@@ -99,8 +99,10 @@ def retire_one(
     return 0
 
 
-def rename_one(old: str, new: str, target: str | None, service: str | None, *, database: str | None, look: Look) -> int:
-    """Rename a handler; return the exit code."""
+def rename_one(
+    old: str, new: str, target: str | None, service: str | None, *, database: str | None, yes: bool, look: Look
+) -> int:
+    """Rename a handler, or with `yes=False` show what that would do; return the exit code."""
     if not is_name(new):
         raise TargetError(
             f"{new!r} is no name for a handler.", why="A name is 1 to 100 letters, digits, '_', '-' and '.'."
@@ -111,15 +113,23 @@ def rename_one(old: str, new: str, target: str | None, service: str | None, *, d
     screen = Screen(look, log_format="console")
     owner = service_meant(target, service, database=database, settings=settings)
 
+    async def look_at_it(store: Store) -> int:
+        await checked(store, old, now=SystemClock().now())
+        return (await store.parking.counts()).get(old, 0)
+
     async def do_it(store: Store) -> int:
         return await rename_handler(store, old, new, now=SystemClock().now())
 
-    count = asyncio.run(_changing(owner, settings, do_it, database))
+    count = asyncio.run(_changing(owner, settings, do_it if yes else look_at_it, database))
+    waiting = f", and {_waiting(count)} for it" if count else ""
     if screen.json:
-        screen.line(json_line({"service": owner, "handler": old, "renamed": new, "waiting": count}))
-    else:
-        waiting = f", and {_waiting(count)} for it" if count else ""
+        screen.line(json_line({"service": owner, "handler": old, "new": new, "renamed": yes, "waiting": count}))
+    elif yes:
         screen.line(f"The handler {old} of {owner} is called {new} now{waiting}.")
+    else:
+        screen.line(
+            f"The handler {old} of {owner} would be called {new}{waiting}. Nothing was done. To do it, add  --yes"
+        )
     return 0
 
 

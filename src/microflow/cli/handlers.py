@@ -88,14 +88,17 @@ def backfill(
 @click.argument("new")
 @click.argument("target", required=False)
 @click.option("--service", metavar="NAME", help=SERVICE_HELP)
+@click.option("--yes", is_flag=True, help="Do it. Without it, only what would be done is shown.")
 @database_option
 @look_options
 @pass_look
-def rename(look: Look, old: str, new: str, target: str | None, service: str | None, database: str | None) -> int:
+def rename(
+    look: Look, old: str, new: str, target: str | None, service: str | None, yes: bool, database: str | None
+) -> int:
     """Say that a handler has another name now: it goes on with its retries and repeats nothing.
 
-    Nothing is done while a process has the handler under its old name.
+    Nothing is done without --yes, and nothing while a process has the handler under its old name.
     """
     from microflow.cli.handler_views import rename_one
 
-    return rename_one(old, new, target, service, database=database, look=look)
+    return rename_one(old, new, target, service, database=database, yes=yes, look=look)

@@ -9,7 +9,7 @@ import click
 from microflow.cli.look import Look, look_options, pass_look
 from microflow.cli.options import database_option, log_option
 
-SERVICE_HELP = "The service whose database it is."
+SERVICE_HELP = "The service whose database it is, unless a TARGET says it."
 
 
 @click.group()
@@ -18,12 +18,13 @@ def outbox() -> None:
 
 
 @outbox.command()
+@click.argument("target", required=False)
 @click.option("--service", metavar="NAME", help=SERVICE_HELP)
 @database_option
 @log_option
 @look_options
 @pass_look
-def status(look: Look, service: str | None, database: str | None, kafka: str | None) -> int:
+def status(look: Look, target: str | None, service: str | None, database: str | None, kafka: str | None) -> int:
     """Show how much waits for each topic, since when, and what keeps it.
 
     Exits with 1 if something waits for what will not come by itself: a topic that is missing, a record that is too
@@ -31,11 +32,12 @@ def status(look: Look, service: str | None, database: str | None, kafka: str | N
     """
     from microflow.cli.outbox_views import show_status
 
-    return show_status(service=service, database=database, kafka=kafka, look=look)
+    return show_status(target, service=service, database=database, kafka=kafka, look=look)
 
 
 @outbox.command()
 @click.argument("position", type=int)
+@click.argument("target", required=False)
 @click.option(
     "--save",
     metavar="FILE",
@@ -49,7 +51,9 @@ def status(look: Look, service: str | None, database: str | None, kafka: str | N
 @database_option
 @look_options
 @pass_look
-def skip(look: Look, position: int, save: Path, service: str | None, yes: bool, database: str | None) -> int:
+def skip(
+    look: Look, position: int, target: str | None, save: Path, service: str | None, yes: bool, database: str | None
+) -> int:
     """Give up an event that the log will never take, so that the later ones of its key are published.
 
     POSITION is its number in the outbox, as `status` shows it. Nobody who reads the topic will ever see the event;
@@ -57,4 +61,4 @@ def skip(look: Look, position: int, save: Path, service: str | None, yes: bool, 
     """
     from microflow.cli.outbox_skip import skip_row
 
-    return skip_row(position, service=service, database=database, save=save, yes=yes, look=look)
+    return skip_row(position, target, service=service, database=database, save=save, yes=yes, look=look)

@@ -63,19 +63,19 @@ def row_fields(row: Glimpse) -> dict[str, Any]:
     }
 
 
-def meant(service: str | None, settings: Settings, *, verb: str) -> str:
+def meant(target: str | None, service: str | None, settings: Settings, *, verb: str) -> str:
     """The service whose outbox is meant, or whoever opens a database without one. Raises SettingsError, TargetError.
 
     Opening makes what is missing, and would say that nothing waits in a database that was misspelt.
     """
-    if service is not None:
-        [name] = services_meant(None, service, database=settings.database, settings=settings)
+    if target is not None or service is not None:
+        [name] = services_meant(target, service, database=settings.database, settings=settings)
         return name
     if settings.database is None:
         raise SettingsError(
             "Whose outbox?",
             why="Every service has a database of its own.",
-            fix=f"microflow outbox {verb} --service NAME   or   microflow outbox {verb} --database sqlite:///web.db",
+            fix=f"microflow outbox {verb} --service NAME   or   microflow outbox {verb} --database URL",
         )
     if not is_postgres(settings.database) and not (path := sqlite_path(settings.database)).is_file():
         raise TargetError(f"There is no database {path}.", fix=f"microflow relay --database {settings.database}")

@@ -21,11 +21,20 @@ from microflow.ports import Outbox, OutboxRow
 from microflow.settings import Settings, read_settings
 
 
-def skip_row(position: int, *, service: str | None, database: str | None, save: Path, yes: bool, look: Look) -> int:
+def skip_row(
+    position: int,
+    target: str | None,
+    *,
+    service: str | None,
+    database: str | None,
+    save: Path,
+    yes: bool,
+    look: Look,
+) -> int:
     """Give up a row, or with `yes=False` show which; return the exit code."""
     settings = read_settings({"database": database})
     screen = Screen(look, log_format="console")
-    name = meant(service, settings, verb=f"skip {position}")
+    name = meant(target, service, settings, verb=f"skip {position}")
     row, behind = asyncio.run(_skip(name, settings, position, save if yes else None))
     seen = glimpse(row)
     if screen.json:

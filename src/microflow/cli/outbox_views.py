@@ -42,11 +42,11 @@ class Waiting:
     """How many rows of its key wait behind one that is too large."""
 
 
-def show_status(*, service: str | None, database: str | None, kafka: str | None, look: Look) -> int:
+def show_status(target: str | None, *, service: str | None, database: str | None, kafka: str | None, look: Look) -> int:
     """Show what waits in an outbox; return the exit code. Raises TransportError after it if the log cannot be asked."""
     settings = read_settings({"database": database, "kafka": kafka})
     screen = Screen(look, log_format="console")
-    name = meant(service, settings, verb="status")
+    name = meant(target, service, settings, verb="status")
     status, rows = asyncio.run(_read(name, settings))
     try:
         waiting, trouble = asyncio.run(_judged(rows, settings)), None
@@ -57,7 +57,7 @@ def show_status(*, service: str | None, database: str | None, kafka: str | None,
         fields = _fields(name, status, waiting, now=now)
         screen.line(json_line({**fields, "log_error": None if trouble is None else trouble.what}))
     else:
-        _show(screen, _title(name, settings), status, waiting, _where(service, database), now=now)
+        _show(screen, _title(name, settings), status, waiting, _where(service or (target and name), database), now=now)
     if trouble is not None:
         raise trouble
     return FAILED if any(each.is_missing or each.too_large for each in waiting) else 0
