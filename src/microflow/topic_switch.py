@@ -7,13 +7,14 @@ It is done for one database at a time: that of each service that writes the topi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from microflow.errors import MicroflowError, TargetError, nearest
 from microflow.ports import Bounds, Outbox, TopicPartition, Transport
 
 MOST_GROUPS = 5
+MOST_TOPICS = 8
 
 
 class Switched(NamedTuple):
@@ -31,8 +32,13 @@ async def switch_topic(topic: str, *, outbox: Outbox, transport: Transport, forc
     """
     found = (await transport.topics.describe([topic])).get(topic)
     if found is None:
-        near = nearest(topic, await transport.topics.describe())
-        raise TargetError(f"The log has no topic {topic}.", fix=f"Did you mean {near}?" if near else None)
+        there = sorted(await transport.topics.describe())
+        near = nearest(topic, there)
+        raise TargetError(
+            f"The log has no topic {topic}.",
+            why=f"It has {_listed(there)}." if there else "It has none at all.",
+            fix=f"Did you mean {near}?" if near else "microflow topics plan TARGET     shows those of a service",
+        )
     used = (await outbox.partition_counts({topic: found.partitions}))[topic]
     if used == found.partitions:
         return Switched(used, used)
@@ -45,6 +51,11 @@ async def switch_topic(topic: str, *, outbox: Outbox, transport: Transport, forc
             # Nobody commits now. If nothing was added since the groups were asked, they have read everything.
             _check_quiet(topic, before, await _bounds(topic, transport, partitions=max(used, found.partitions)))
     return Switched(used, found.partitions)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_TOPICS} more" if len(names) > MOST_TOPICS else ""
+    return f"{', '.join(names[:MOST_TOPICS])}{more}"
 
 
 async def _bounds(topic: str, transport: Transport, *, partitions: int) -> Mapping[TopicPartition, Bounds]:

@@ -95,8 +95,8 @@ def test_fewer_copies_in_sync_must_be_confirmed_and_copies_cannot_be_made() -> N
 
     step = planned(needs("orders"), there, replication=3, min_in_sync=1)["orders"]
 
-    assert step.drastic == ("with 1 copies in sync less is safe than with 2",)
-    assert step.refused == ("it has 1 copies, and 3 are made by kafka-reassign-partitions only",)
+    assert step.drastic == ("with 1 copy in sync less is safe than with 2",)
+    assert step.refused == ("it has 1 copy, and 3 are made by kafka-reassign-partitions only",)
 
 
 def test_what_a_log_does_not_have_is_not_asked_of_it() -> None:

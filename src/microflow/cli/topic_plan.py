@@ -150,12 +150,15 @@ def _step(need: Need, before: TopicLayout, wanted: TopicSettings, partitions: in
         said.refused.append(f"it has {before.partitions} partitions, and a topic never shrinks to {partitions}")
     if wanted.replication is not None and before.replication not in (None, wanted.replication):
         said.refused.append(
-            f"it has {before.replication} copies, and {wanted.replication} are made by kafka-reassign-partitions only"
+            f"it has {_copies(before.replication or 1)}, and {wanted.replication} are made by "
+            "kafka-reassign-partitions only"
         )
     if wanted.min_in_sync is not None and before.min_in_sync not in (None, wanted.min_in_sync):
         after = replace(after, min_in_sync=wanted.min_in_sync)
         if wanted.min_in_sync < (before.min_in_sync or 0):
-            said.drastic.append(f"with {wanted.min_in_sync} copies in sync less is safe than with {before.min_in_sync}")
+            said.drastic.append(
+                f"with {_copies(wanted.min_in_sync)} in sync less is safe than with {before.min_in_sync}"
+            )
     if wanted.retention is not None and before.retention not in (None, wanted.retention):
         after = replace(after, retention=wanted.retention)
         if wanted.retention < (before.retention or wanted.retention):
@@ -193,6 +196,10 @@ def _with_partners(steps: Sequence[Step]) -> list[Step]:
 
 def _reads(readers: Sequence[str]) -> str:
     return f"{' and '.join(readers)} {'reads' if len(readers) == 1 else 'read'}"
+
+
+def _copies(count: int) -> str:
+    return "1 copy" if count == 1 else f"{count} copies"
 
 
 def _folded(name: str) -> str:
