@@ -48,6 +48,7 @@ def test_every_order_ends_and_the_demo_with_it(project: Project) -> None:
         "shipping",
         "customers",
     }
+    assert "(nothing is installed or kept)" in lines[0]["message"]
     assert not (project.folder / ".microflow").exists(), "nothing is kept"
 
 
@@ -73,11 +74,12 @@ def test_the_same_services_run_on_kafka_and_postgresql_and_leave_no_database(pro
     with Kafka() as kafka:
         on = ["--log", kafka.address(), "--database", postgres.address]
 
-        _, summary = the_demo(project, "--orders", "10", "--rate", "10", "--processes", "2", *on)
+        lines, summary = the_demo(project, "--orders", "10", "--rate", "10", "--processes", "2", *on)
         again = project.run("demo", "--orders", "1", *on)
 
     assert sum(summary["endings"].values()) == 10
     assert (summary["open"], summary["ended_twice"]) == ([], [])
+    assert "(nothing is installed, and nothing but topics on that Kafka is kept)" in lines[0]["message"]
     assert asyncio.run(demo_databases(postgres.address)) == []
     assert again.returncode == 2
     assert "✗ The topics of the order saga are in use on Kafka" in again.stderr

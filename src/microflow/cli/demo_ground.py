@@ -30,12 +30,13 @@ MOVEMENTS = "select movement, amount from ledger"
 @dataclass(frozen=True, slots=True)
 class Ground:
     """`folder` is where services run, `environment` what they are told; `transport` is the demo's own way to the log.
-    `run` tells this run from others on the same log."""
+    `run` tells this run from others on the same log, `kept` says what of it is there afterwards."""
 
     folder: Path
     transport: Transport
     environment: Mapping[str, str]
     words: str
+    kept: str
     payments: str
     run: str
 
@@ -57,7 +58,7 @@ async def ground(
     definitions: Sequence[Definition], *, kafka: str | None, database: str | None
 ) -> AsyncIterator[Ground]:
     """Something for services to stand on: what is named, or files in a folder. Nothing of it is left afterwards, but
-    for topics of a real log.
+    for a log that was named.
 
     Raises SettingsError for a log on which these services have run before.
     """
@@ -84,6 +85,7 @@ async def ground(
                 },
                 words=f"{log_in_words(kafka) if kafka else 'local log'}, "
                 f"{database_in_words(database) if database else 'SQLite'}",
+                kept=_kept(kafka),
                 payments=urls["payments"],
                 run=run,
             )
@@ -108,6 +110,14 @@ async def _databases(
     names = {f"microflow_demo_{run}_{service}": service for service in services}
     async with scratch_databases(database, names) as urls:
         yield {names[name]: url for name, url in urls.items()}
+
+
+def _kept(kafka: str | None) -> str:
+    if kafka is None:
+        return "nothing is installed or kept"
+    if kafka.startswith(LOCAL):
+        return "nothing is installed, and nothing but that log is kept"
+    return "nothing is installed, and nothing but topics on that Kafka is kept"
 
 
 async def _lay_out(definitions: Sequence[Definition], transport: Transport, settings: Settings) -> None:

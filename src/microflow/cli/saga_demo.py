@@ -269,7 +269,7 @@ class Demo:
     # ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _introduce(self, graph: Graph, here: Ground) -> None:
-        self._note(f"microflow {__version__} · demo order_saga · {here.words} (nothing is installed or kept)")
+        self._note(f"microflow {__version__} · demo order_saga · {here.words} ({here.kept})")
         self._note(f"  {summary(graph)}")
 
     def _note(self, text: str, *, colour: str = "") -> None:
