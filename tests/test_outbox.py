@@ -119,6 +119,8 @@ def test_a_root_event_needs_a_key_and_must_fit_into_a_record(tmp_path: Path) -> 
     with closing(sqlite3.connect(tmp_path / "web.db")) as connection:
         with pytest.raises(ContractError, match="has no key"):
             Outbox("web").append_sync(connection, Nameless(order_id="o-1"))
+        with pytest.raises(ContractError, match="The key of Huge is empty, and a root event needs one"):
+            Outbox("web").append_sync(connection, Huge(order_id="", pad=""))
         with pytest.raises(ContractError, match="bytes, and the log takes at most"):
             Outbox("web").append_sync(connection, Huge(order_id="o-1", pad="x" * MAX_RECORD_BYTES))
 

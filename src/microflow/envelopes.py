@@ -141,7 +141,7 @@ def seal_root(
     """Put an event that nothing caused into its envelope.
 
     `key` is for an event whose class names none; `identifier` for one that was sent before. Raises ContractError if
-    there is no key.
+    there is no key, or an empty one.
     """
     options = options_of(type(event))
     key = key_of(event) if key is None else key
@@ -150,6 +150,13 @@ def seal_root(
             f"{type(event).__name__} has no key, and a root event needs one: nothing caused it, so it inherits none.",
             where=options.where,
             fix=f'For example: class {type(event).__name__}(Event, key="order_id")',
+        )
+    if not key:
+        raise ContractError(
+            f"The key of {type(event).__name__} is empty, and a root event needs one.",
+            where=options.where,
+            why="All events with an empty key would wait for each other.",
+            fix=f'For example: {type(event).__name__}({options.key[0] if options.key else "order_id"}="o-1")',
         )
     if correlation_id is not None:
         _check_correlation(correlation_id)
