@@ -346,7 +346,8 @@ def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 # ── the environment ───────────────────────────────────────────────────────────────────────────────────────────────
 
 _KAFKA = re.compile(r"MICROFLOW_KAFKA\b(?: \(--log\))?")
-_DATABASE = re.compile(r"MICROFLOW_DATABASE\b(?: \(--database\))?")
+# Not where a line to type names the flag, and behind it the variable.
+_DATABASE = re.compile(r"(?<!  \()MICROFLOW_DATABASE\b(?: \(--database\))?")
 _OF_A_SERVICE = re.compile(r"MICROFLOW_(.+)_DATABASE")
 _OF_OUR_TESTS = ("MICROFLOW_TEST_", "MICROFLOW_SEEDS")
 

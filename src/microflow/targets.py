@@ -39,6 +39,8 @@ def load_target(text: str) -> Target:
     name, _, attribute = text.partition(":")
     if not name:
         raise TargetError(f"{text!r} names no module.", fix="microflow run payments.py")
+    if Path(name).is_file() and Path(name).suffix not in ("", ".py"):
+        raise _no_python_file(Path(name), text)
     _look_in(Path.cwd())
     module = _import_path(Path(name), text) if _is_path(name) else _import_name(name, text)
     found = _follow(module, attribute, text) if attribute else module
@@ -164,6 +166,18 @@ def _no_such_file(path: Path, text: str) -> TargetError:
         f"There is no {path}.",
         why=f"{_folder_in_words(folder)} holds {_listed(files)}." if files else f"{folder} holds no Python files.",
         fix=f"Did you mean microflow run {_with(str(folder / near), attribute)}" if near else "microflow new NAME",
+    )
+
+
+def _no_python_file(path: Path, text: str) -> TargetError:
+    files = sorted(each.name for each in path.parent.glob("*.py"))
+    meant = nearest(f"{path.stem}.py", files) or next(iter(files), None)
+    return TargetError(
+        f"{path} is no Python file.",
+        why=f"{_folder_in_words(path.parent)} holds {_listed(files)}." if files else None,
+        fix=f"Did you mean microflow run {_with(str(path.parent / meant), text.partition(':')[2])}"
+        if meant
+        else "microflow run payments.py",
     )
 
 

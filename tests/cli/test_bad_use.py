@@ -76,6 +76,26 @@ def test_doctor_tells_what_was_meant_with_its_own_name(project: Project) -> None
     assert "     fix: Did you mean microflow doctor payments.py\n" in ended.stdout
 
 
+@pytest.mark.parametrize("typed", ["payments.sql", "./payments.sql"])
+def test_a_file_of_another_kind_is_told_with_the_one_that_was_meant(project: Project, typed: str) -> None:
+    project.write("payments.sql", "create table payments (order_id text);")
+    project.write("orders.py")
+
+    assert refused(project, "db", "migrate", typed) == (
+        "✗ payments.sql is no Python file.\n"
+        "  This folder holds orders.py, payments.py.\n"
+        "  Did you mean microflow db migrate payments.py\n"
+    )
+
+
+@pytest.mark.parametrize("group", ["db", "topics", "dead-letters", "handlers", "outbox"])
+def test_a_group_without_a_verb_shows_what_there_is_and_tells_no_error(project: Project, group: str) -> None:
+    ended = project.run(group)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"Usage: microflow {group} [OPTIONS] COMMAND [ARGS]...\n")
+
+
 def test_an_attribute_that_is_missing_is_told_with_what_is_there(project: Project) -> None:
     project.write("shop.py", f"from microflow import Service\n{SERVICE}\nflow = Service('shop')\n")
 

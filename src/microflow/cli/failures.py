@@ -37,6 +37,9 @@ def failed(error: BaseException, look: Look) -> int:
         return INTERRUPTED
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAILED
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group without a verb: what there is, and no fault
+        click.echo(error.format_message(), err=True)
+        return USAGE
     told = _in_four_parts(error)
     if look.json:
         parts = {"what": told.what, "where": told.where, "why": told.why, "fix": told.fix}
