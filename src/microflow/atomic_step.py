@@ -224,8 +224,11 @@ class AtomicStep:
         started = runtime.clock.monotonic()
         loop = asyncio.get_running_loop()
         runtime.reach("before handler")
+        trace = runtime.begin_attempt(execution)
         task = loop.create_task(
-            runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt, transaction=transaction)
+            runtime.executor.execute(
+                handler, execution.delivery, attempt=execution.attempt, trace=trace, transaction=transaction
+            )
         )
         runtime.deadlines.watch(task, self._deadline_inside(handler))
         watcher = loop.create_task(watch_wait(task, handler, runtime.clock, runtime.limits.foreign_wait))
@@ -245,6 +248,8 @@ class AtomicStep:
             runtime.deadlines.forget(task, handler)
             watcher.cancel()
             execution.took = runtime.clock.monotonic() - started
+            if trace is not None:
+                trace.returned()
         runtime.reach("after handler")
         # An error that the handler swallowed has spoilt the transaction on PostgreSQL, so it fails here as well.
         if transaction.failure is not None:

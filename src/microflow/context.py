@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -77,3 +78,7 @@ class Context:
         It is the same for every attempt and redrive, and another one for every handler and label.
         """
         return ids.idempotency_key(self.digest, service=self.service, handler=self.handler, label=label)
+
+
+current: ContextVar[Context | None] = ContextVar("microflow_context", default=None)
+"""The execution that whoever asks is a part of: the handler, what it calls, its thread, the tasks that it starts."""

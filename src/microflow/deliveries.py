@@ -11,6 +11,7 @@ from microflow.context import Write
 from microflow.envelopes import Envelope, Sealed
 from microflow.handlers import Handler
 from microflow.ports import Claim, ClaimKey, ClaimStatus, Mark, Order, OrderingKey, Parked, Record, TopicPartition
+from microflow.tracing import Attempt
 
 UNREADABLE = ""
 """The handler's name in the claim of a record whose headers cannot be read: no handler ever saw it."""
@@ -103,7 +104,8 @@ class Execution:
     its partition was taken away: it may be adopted by a redelivery, and is never committed unless it is; an
     `obsolete` one cannot be adopted any more and only keeps its key closed until it ends.
     A `recalled` one runs behind one that failed in its transaction: its result does not count, and it waits again.
-    `repeats` are deliveries of the same event that came while it was under way. `ended` says that its lane is done
+    `repeats` are deliveries of the same event that came while it was under way. `trace` is the span of the attempt that
+    runs or has run, if somebody wants to see it. `ended` says that its lane is done
     with it, whatever became of it.
     """
 
@@ -121,6 +123,7 @@ class Execution:
     obsolete: bool = False
     recalled: bool = False
     ended: bool = False
+    trace: Attempt | None = None
     repeats: list[Execution] = field(default_factory=list)
     claim_key: ClaimKey = field(init=False)
 
@@ -166,6 +169,9 @@ class Execution:
 
     def wait_again(self) -> None:
         """Forget its result: what it ran behind has failed."""
+        if self.trace is not None:
+            self.trace.roll_back()
+            self.trace = None
         self.state = WAITING
         self.recalled = False
         self.outcome = self.given

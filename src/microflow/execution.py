@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
-from microflow.context import Context
+from microflow.context import Context, current
 from microflow.decoding import decode
 from microflow.deliveries import Delivery, Succeeded
 from microflow.emits import drain, drain_async, emitted, fits
@@ -27,6 +27,7 @@ from microflow.limits import Limits
 from microflow.places import place_of
 from microflow.ports import Clock, Transaction
 from microflow.service import CallNext, Definition, Middleware
+from microflow.tracing import Attempt, Tracing
 
 logger = logging.getLogger("microflow.execution")
 
@@ -47,25 +48,37 @@ class Executor:
         provided: Mapping[Any, Any],
         clock: Clock,
         limits: Limits,
+        tracing: Tracing,
         max_record_bytes: Callable[[str], int],
     ) -> None:
         self._definition = definition
         self._provided = provided
         self._clock = clock
         self._limits = limits
+        self._tracing = tracing
         self._max_record_bytes = max_record_bytes
         for handler in definition.handlers:
             _check_provided(handler, provided)
 
     async def execute(
-        self, handler: Handler, delivery: Delivery, *, attempt: int, transaction: Transaction | None = None
+        self,
+        handler: Handler,
+        delivery: Delivery,
+        *,
+        attempt: int,
+        trace: Attempt | None = None,
+        transaction: Transaction | None = None,
     ) -> Succeeded:
         """Run a handler once, inside `transaction` if it asks for that; whatever it raises is an attempt that failed.
+        This task is the attempt's own from now on.
 
         Raises ContractError if it emits what it does not declare, DecodeError if its event cannot be read.
         """
+        if trace is not None:
+            trace.enter()
         event = decode(handler.event_class, delivery.record.value, delivery.envelope.content_type)
         context = self._context(handler, delivery, attempt)
+        current.set(context)
         try:
             if self._definition.middleware or handler.asks_for_more:
                 value = await self._call_around(handler, transaction, event, context)
@@ -75,7 +88,7 @@ class Executor:
         except SystemExit as stop:  # asyncio would let it end the process, and the next one, and the one after
             raise MicroflowError(f"{handler.name} called sys.exit({stop.code}).", where=handler.where) from stop
         events = emitted(value, handler.emits, function=handler.function.__name__, where=handler.where)
-        return Succeeded(self._seal(handler, delivery, events, context), tuple(context.writes.kept))
+        return Succeeded(self._seal(handler, delivery, events, context, trace), tuple(context.writes.kept))
 
     def _context(self, handler: Handler, delivery: Delivery, attempt: int) -> Context:
         envelope, record = delivery.envelope, delivery.record
@@ -158,10 +171,11 @@ class Executor:
         return drain(handler.function(**arguments), limit=self._limits.max_emitted)
 
     def _seal(
-        self, handler: Handler, delivery: Delivery, events: list[Message], context: Context
+        self, handler: Handler, delivery: Delivery, events: list[Message], context: Context, trace: Attempt | None
     ) -> tuple[Sealed, ...]:
         ordinals: dict[str, int] = {}
         sealed = []
+        carried = self._tracing.carry(delivery.record) if trace is None and events else ()
         for event in events:
             event_type = options_of(type(event)).type
             ordinal = ordinals.get(event_type, 0)
@@ -176,6 +190,10 @@ class Executor:
                 ordinal=ordinal,
                 now=context.now,
             )
+            if trace is not None:
+                each = trace.create(each)
+            elif carried:
+                each = each._replace(headers=each.headers + carried)
             check_size(each, self._max_record_bytes(each.topic), where=handler.where)
             sealed.append(each)
         return tuple(sealed)

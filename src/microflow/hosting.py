@@ -27,6 +27,7 @@ from microflow.reports import Observe, look_away
 from microflow.service import Definition, Service, build, service_of
 from microflow.settings import Settings, read_settings
 from microflow.tables import read_migrations
+from microflow.telemetry import place_of, tracing_of
 from microflow.worker import Surroundings, Worker
 
 # The services of a process, whoever runs them: one that ends it ends all of them.
@@ -66,12 +67,16 @@ async def running(
     observe: Observe = look_away,
     clock: Clock | None = None,
     migrate: bool = True,
+    is_alone: bool = False,
 ) -> AsyncIterator[Running]:
     """Run a service while the block runs; leaving it drains and stops the service. Installs no signal handlers.
 
     `service` is a `Service`, or a module with handlers. Without `settings`, those of the environment and the
     project's files. `migrate=False` leaves the service's own tables alone. If the service cannot go on, the block
     is cancelled and the service's error raised.
+
+    Spans go where the program's own provider sends them, or OpenTelemetry's variables say; `is_alone` is for a process
+    that does nothing else: its provider is then everybody's there.
 
     A log or a database that does not answer yet is waited for, for `settings.wait`. Raises DefinitionError,
     SettingsError, IdentityError, StoreError or TransportError when it cannot start.
@@ -88,14 +93,20 @@ async def running(
         opened.push_async_callback(store.close)
         if clock is None:
             clock = await opened.enter_async_context(clock_of(store, settings.database_of(definition.name), machine))
+        owner = process_name()
+        place = place_of(settings.kafka, client_id=owner)
+        traced = tracing_of(
+            definition.name, place=place, clock=machine, environment=settings.opentelemetry, is_alone=is_alone
+        )
         surroundings = Surroundings(
             store=store,
             transport=transport,
             clock=clock,
-            owner=process_name(),
+            owner=owner,
             chance=random.SystemRandom().random,
             limits=settings.limits,
             observe=observe,
+            tracing=await opened.enter_async_context(traced),
             reach=read_fault(settings.fault),
             turn=_turns.setdefault(asyncio.get_running_loop(), Turn()),
         )

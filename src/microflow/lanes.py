@@ -8,6 +8,7 @@ the transaction's connection; the results are committed in the order of the key.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -67,6 +68,7 @@ class Lane:
         self._runnable: deque[Execution] = deque()
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._finished: deque[Execution] = deque()
+        self._variables = contextvars.copy_context()
         self._sequence = 0
         self._draining = False
 
@@ -268,7 +270,8 @@ class Lane:
             if self._circuits.open and self._circuits.bars(execution, self._advance):
                 execution.wait_again()
                 continue
-            task = asyncio.get_running_loop().create_task(self._execute(execution))
+            # In a context of its own: what a handler leaves in its variables must not be the next one's.
+            task = asyncio.get_running_loop().create_task(self._execute(execution), context=self._variables.copy())
             self._tasks[execution] = task
             assert execution.handler is not None
             self._runtime.deadlines.watch(task, execution.handler.deadline or self._runtime.limits.deadline)
@@ -279,10 +282,13 @@ class Lane:
         is_observed = runtime.observe is not look_away
         started = runtime.clock.monotonic() if is_observed else NO_TIME
         task = self._tasks[execution]
+        trace = runtime.begin_attempt(execution)
         outcome: Succeeded | Failed
         try:
             runtime.reach("before handler")
-            outcome = await runtime.executor.execute(handler, execution.delivery, attempt=execution.attempt)
+            outcome = await runtime.executor.execute(
+                handler, execution.delivery, attempt=execution.attempt, trace=trace
+            )
             runtime.reach("after handler")
         except KeyboardInterrupt:
             raise
@@ -298,6 +304,8 @@ class Lane:
                 outcome = runtime.judge(execution, self._too_late(handler))
         finally:
             del self._tasks[execution]
+        if trace is not None:
+            trace.returned()
         if is_observed:
             execution.took = runtime.clock.monotonic() - started
         self._take_outcome(execution, outcome)
@@ -407,9 +415,12 @@ class Lane:
 
     def _report(self, execution: Execution, outcome: ReportedOutcome, *, diverged: bool = False) -> None:
         runtime, delivery, ended = self._runtime, execution.delivery, execution.outcome
+        error = ended.error if isinstance(ended, Failed) else None
+        if execution.trace is not None:
+            execution.trace.end(outcome, error)
+            execution.trace = None
         if runtime.observe is look_away:
             return
-        error = ended.error if isinstance(ended, Failed) else None
         retry_in = ended.due - ended.at if isinstance(ended, Failed) and ended.due is not None else None
         sealed = ended.sealed if isinstance(ended, Succeeded) and outcome == "done" else ()
         runtime.observe(

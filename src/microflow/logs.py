@@ -11,9 +11,10 @@ from typing import Any
 
 from microflow.causes import said_by
 from microflow.frames import user_frames
+from microflow.log_context import NAMES, FlowFilter
 
 KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-OF_CONTEXT = frozenset({"flow", "event", "handler", "attempt"})
+OF_CONTEXT = frozenset(NAMES)
 COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 
 
@@ -25,6 +26,7 @@ def set_up_logging(
     Tracebacks show the user's frames, or with `all_frames` every one.
     """
     handler = _Writing(write)
+    handler.addFilter(FlowFilter())
     handler.setFormatter(JsonFormatter(all_frames=all_frames) if as_json else ConsoleFormatter(colour, all_frames))
     root = logging.getLogger()
     root.handlers[:] = [handler]

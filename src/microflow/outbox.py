@@ -17,6 +17,7 @@ from microflow.lookout import Lookout
 from microflow.ports import Clock, OutboxRow
 from microflow.records import MAX_RECORD_BYTES
 from microflow.service import check_service_name, topic_of
+from microflow.telemetry import tracing_from_outside
 
 
 class Outbox:
@@ -24,8 +25,8 @@ class Outbox:
 
     `name` is the source of its events (`/services/web`), written as a service's. Any running service or `microflow
     relay` of the database publishes what is appended. `topics` records the topic of types that do not say it
-    themselves. The order of one key is that of the caller's own locks: nothing else is locked here. Raises
-    DefinitionError for a wrong name.
+    themselves. The order of one key is that of the caller's own locks: nothing else is locked here. A flow that begins
+    in a traced request hangs under that request. Raises DefinitionError for a wrong name.
     """
 
     def __init__(self, name: str, *, topics: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
@@ -33,6 +34,7 @@ class Outbox:
         self._topics = dict(topics or {})
         self._clock = clock or SystemClock()
         self._random_bits = random.SystemRandom().getrandbits
+        self._tracing = tracing_from_outside(self._name, self._clock)
 
     async def append(self, connection: Any, *events: Message, correlation_id: str | None = None) -> None:
         """Append events to the outbox on an asynchronous connection, as part of the transaction that it has.
@@ -74,5 +76,7 @@ class Outbox:
             random_bits=self._random_bits,
             correlation_id=correlation_id,
         )
+        headers = self._tracing.create_root(sealed.type, sealed.topic, sealed.key, sealed.headers)
+        sealed = sealed._replace(headers=headers)
         check_size(sealed, MAX_RECORD_BYTES, where=type(event).__microflow__.where)
         return sealed

@@ -22,6 +22,7 @@ from microflow.errors import LogGone, StoreError, StoreGone, TransportError
 from microflow.faults import Reach
 from microflow.ports import Appended, Clock, Headers, OrderingKey, Outbox, OutboxRow, Record, TopicPartition, Transport
 from microflow.signals import Signal
+from microflow.tracing import Tracing
 
 logger = logging.getLogger("microflow.relay")
 
@@ -68,6 +69,7 @@ class Outgoing:
         most: int,
         from_memory: bool,
         wake: Callable[[], None],
+        tracing: Tracing,
         reach: Reach,
     ) -> None:
         self._outbox = outbox
@@ -78,6 +80,7 @@ class Outgoing:
         self._most = most
         self._from_memory = from_memory
         self._wake = wake
+        self._tracing = tracing
         self._reach = reach
         self._queues: dict[TopicPartition, deque[_Entry]] = {}
         self._busy: set[TopicPartition] = set()
@@ -314,10 +317,11 @@ class Outgoing:
 
     async def _publish(self, wave: Sequence[_Entry], *, counts: bool) -> None:
         self._reach("before publish")
-        began = self._clock.monotonic()
+        began, sent_at = self._clock.monotonic(), self._tracing.now()
+        records = [entry.record for entry in wave]
         errors: Sequence[TransportError | None]
         try:
-            errors = await self._transport.publish([entry.record for entry in wave])
+            errors = await self._transport.publish(records)
         except LogGone:
             raise
         except TransportError as error:
@@ -325,6 +329,7 @@ class Outgoing:
         finally:
             self._calls -= counts
         self._reach("after publish")
+        self._tracing.sent(records, errors, began=sent_at)
         partitions = {entry.partition for entry in wave}
         if self._clock.monotonic() - began > SLOW:
             self._slow |= partitions

@@ -21,6 +21,7 @@ from microflow.faults import Reach, pass_by
 from microflow.outgoing import Outgoing
 from microflow.ports import Clock, OrderingKey, Outbox, OutboxRow, Transport
 from microflow.signals import Signal
+from microflow.tracing import UNTRACED, Tracing
 from microflow.trouble import Trouble
 
 logger = logging.getLogger("microflow.relay")
@@ -67,6 +68,7 @@ class Relay:
         batch: int = 500,
         in_hand: int = 2_000,
         from_memory: bool = False,
+        tracing: Tracing = UNTRACED,
         reach: Reach = pass_by,
     ) -> None:
         self._outbox = outbox
@@ -86,6 +88,7 @@ class Relay:
             most=in_hand,
             from_memory=from_memory,
             wake=self._signal.set,
+            tracing=tracing,
             reach=reach,
         )
         self._lease_ends = clock.now() - LEASE

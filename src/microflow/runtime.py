@@ -20,6 +20,7 @@ from microflow.ports import Clock, Store
 from microflow.registration import Registration
 from microflow.reports import Observe
 from microflow.service import Definition
+from microflow.tracing import Attempt, Tracing
 from microflow.watermarks import Watermarks
 
 
@@ -41,6 +42,7 @@ class Runtime:
     outgoing: Outgoing
     copies: Copies
     registration: Registration
+    tracing: Tracing
     observe: Observe
     reach: Reach
 
@@ -53,3 +55,14 @@ class Runtime:
             now=self.clock.now(),
             chance=self.chance(),
         )
+
+    def begin_attempt(self, execution: Execution) -> Attempt | None:
+        """The span of an attempt that begins now. What an earlier one did, that was not told, is undone."""
+        handler, delivery = execution.handler, execution.delivery
+        assert handler is not None
+        if execution.trace is not None:
+            execution.trace.roll_back()
+        execution.trace = self.tracing.begin(
+            delivery.record, delivery.envelope, handler, attempt=execution.attempt, parked=execution.parked
+        )
+        return execution.trace

@@ -169,11 +169,14 @@ class Settings:
     outbox_per_destination: int = LIMITS.outbox_per_destination
     inbox_retention: timedelta = LIMITS.inbox_retention
     dead_letter_retention: timedelta = LIMITS.dead_letter_retention
+    opentelemetry: Mapping[str, str] = field(default_factory=dict)
+    """The variables that are OpenTelemetry's, by name."""
 
     def __repr__(self) -> str:
         # Printed by whoever debugs, and sent to whoever collects errors: no password is in it.
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["kafka_client"] = dict.fromkeys(self.kafka_client, MASK)
+        values["opentelemetry"] = dict.fromkeys(self.opentelemetry, MASK)
         values["database"] = None if self.database is None else masked(self.database)
         values["databases"] = {service: masked(url) for service, url in self.databases.items()}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
@@ -260,6 +263,7 @@ def read_settings(
         kafka_client=kafka_client,
         databases=databases,
         given_as=given_as,
+        opentelemetry={name: value for name, value in environment.items() if name.startswith("OTEL_")},
         topics=file.topics(),
         topic=topic[0],
         topic_of=topic[1],

@@ -36,6 +36,7 @@ from microflow.runtime import Runtime
 from microflow.service import Definition
 from microflow.shares import Shares
 from microflow.signals import Signal
+from microflow.tracing import UNTRACED, Tracing
 from microflow.watermarks import Watermarks
 
 logger = logging.getLogger("microflow.worker")
@@ -57,6 +58,7 @@ class Surroundings:
     chance: Callable[[], float]
     limits: Limits = DEFAULT_LIMITS
     observe: Observe = look_away
+    tracing: Tracing = UNTRACED
     reach: Reach = pass_by
     dependencies: Mapping[Any, Any] | None = None
     turn: Turn = field(default_factory=Turn)
@@ -252,6 +254,7 @@ class Worker:
             batch=given.limits.relay_batch,
             in_hand=given.limits.relay_in_hand,
             from_memory=given.limits.from_memory,
+            tracing=given.tracing,
             reach=given.reach,
         )
         self._circuits = Circuits(
@@ -275,6 +278,7 @@ class Worker:
                 provided=provided,
                 clock=given.clock,
                 limits=given.limits,
+                tracing=given.tracing,
                 max_record_bytes=given.transport.max_record_bytes,
             ),
             assignment=Assignment(gone=lambda: self._caution.look()),
@@ -285,6 +289,7 @@ class Worker:
             registration=self._registration,
             outgoing=self._relay.outgoing,
             copies=self._copies,
+            tracing=given.tracing,
             observe=given.observe,
             reach=given.reach,
         )

@@ -22,6 +22,7 @@ from microflow.ports import DeadLetter, Migration, Record, Store, TopicPartition
 from microflow.reports import Report
 from microflow.service import Definition, Service, build, topic_of
 from microflow.stores.sqlite import SqliteStore
+from microflow.tracing import UNTRACED, Tracing
 from microflow.transports.local import LocalTransport
 from microflow.worker import Surroundings, Worker
 from tests.runtime.virtual_loop import LoopClock
@@ -110,6 +111,7 @@ class Bench:
         transport: Callable[[LocalTransport], Transport] | None = None,
         dependencies: Mapping[Any, Any] | None = None,
         reach: Reach = pass_by,
+        tracing: Tracing = UNTRACED,
         turn: Turn | None = None,
         definition: Definition | None = None,
         migrations: Sequence[Migration] = (EFFECTS,),
@@ -131,6 +133,7 @@ class Bench:
                 limits=limits or Limits(),
                 observe=process.reports.append,
                 reach=reach,
+                tracing=tracing,
                 dependencies=dependencies,
                 turn=turn or Turn(),
             ),

@@ -34,6 +34,8 @@ from microflow.ports import Record, Topic, Transport
 from microflow.service import build
 from microflow.settings import MEMORY, Settings, read_settings
 from microflow.targets import load_target
+from microflow.telemetry import place_of, tracing_of
+from microflow.tracing import UNTRACED
 
 BATCH = 500
 TIME_TO_STOP = timedelta(seconds=5)
@@ -208,6 +210,7 @@ class Emitting:
         self._screen = screen
         self._clock = SystemClock()
         self._making = RecordMaker(form, flow=order.flow, clock=self._clock)
+        self._tracing = UNTRACED
         self._flows: set[str] = set()
         self._published = 0
 
@@ -219,14 +222,20 @@ class Emitting:
             checked.refuse_too_large(self._form.event_type, transport.max_record_bytes(self._form.topic))
             topic = await self._topic(transport)
             checked.refuse_too_large(self._form.event_type, transport.max_record_bytes(topic.name))
-            if not self._order.follow:
-                return await self._publish_all(transport, topic, file, checked.total)
-            topics = await transport.topics.describe()
-            async with LogReader.open(transport, list(topics), from_end=True) as reader:
-                code = await self._publish_all(transport, topic, file, checked.total)
-                return code or await follow_flows(reader, self._flows, screen=self._screen)
+            place = place_of(self._settings.kafka, client_id="")
+            environment = self._settings.opentelemetry
+            async with tracing_of(NAME, place=place, clock=self._clock, environment=environment) as self._tracing:
+                return await self._publish_and_follow(transport, topic, file, checked.total)
         finally:
             await transport.close()
+
+    async def _publish_and_follow(self, transport: Transport, topic: Topic, file: IO[bytes], total: int) -> int:
+        if not self._order.follow:
+            return await self._publish_all(transport, topic, file, total)
+        topics = await transport.topics.describe()
+        async with LogReader.open(transport, list(topics), from_end=True) as reader:
+            code = await self._publish_all(transport, topic, file, total)
+            return code or await follow_flows(reader, self._flows, screen=self._screen)
 
     async def _topic(self, transport: Transport) -> Topic:
         name = self._form.topic
@@ -247,7 +256,7 @@ class Emitting:
         with Progress(self._screen, total, label="emitting", counted="published") as progress:
             try:
                 for _, fields in _events(self._order, self._fields, file):
-                    batch.append(self._making.record(fields, topic))
+                    batch.append(self._traced(self._making.record(fields, topic)))
                     if len(batch) == BATCH:
                         await self._publish(transport, batch, progress.advance)
                         batch = []
@@ -260,7 +269,10 @@ class Emitting:
         return 0
 
     async def _publish(self, transport: Transport, records: list[Record], advance: Callable[[int], None]) -> None:
-        for error in await transport.publish(records):
+        began = self._tracing.now()
+        errors = await transport.publish(records)
+        self._tracing.sent(records, errors, began=began)
+        for error in errors:
             if error is not None:
                 if self._published:
                     click.echo(f"{self._published} events are published before this:", err=True)
@@ -274,6 +286,10 @@ class Emitting:
             if self._order.file is None:
                 self._tell_one(record, headers["ce_id"].decode(), flow)
         advance(len(records))
+
+    def _traced(self, record: Record) -> Record:
+        headers = self._tracing.create_root(self._form.event_type, record.topic, record.key, record.headers)
+        return record._replace(headers=headers)
 
     def _tell_one(self, record: Record, identifier: str, flow: str) -> None:
         key = (record.key or b"").decode()

@@ -22,6 +22,7 @@ from microflow.hosting import clock_of, process_name
 from microflow.ports import Store
 from microflow.relay import Relay
 from microflow.settings import Settings, read_settings
+from microflow.telemetry import place_of, tracing_of
 from microflow.version import __version__
 
 NAME = "relay"
@@ -63,8 +64,15 @@ class Relaying:
             try:
                 await self._bind(store, await transport.topics.cluster_id())
                 chance = random.SystemRandom().random
-                async with clock_of(store, self._settings.database_of(self._service), self._clock) as clock:
-                    relay = Relay(store.outbox, transport, clock=clock, owner=process_name(), chance=chance)
+                owner = process_name()
+                place = place_of(self._settings.kafka, client_id=owner)
+                async with (
+                    clock_of(store, self._settings.database_of(self._service), self._clock) as clock,
+                    tracing_of(
+                        self._service, place=place, clock=self._clock, environment=self._settings.opentelemetry
+                    ) as tracing,
+                ):
+                    relay = Relay(store.outbox, transport, clock=clock, owner=owner, chance=chance, tracing=tracing)
                     try:
                         await self._work(relay, store)
                     finally:

@@ -205,6 +205,7 @@ class Serving:
             observe=self._observe,
             clock=self._clock,
             migrate=self._settings.migrate == "auto",
+            is_alone=len(self._served) == 1,
         ) as it:
             self._running[it.name] = it
             try:

@@ -11,16 +11,20 @@ from urllib.parse import urlsplit
 
 from microflow.cli.probes.findings import Finding, ok, warning
 from microflow.cli.probes.machine import installed
+from microflow.telemetry import endpoint_of, is_disabled, is_wanted
 
-DEFAULT_ENDPOINTS = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
 INSTRUMENTATION = "opentelemetry-instrumentation-aiokafka"
 MODULE = "opentelemetry.instrumentation.aiokafka"
 
 
 async def look_at_traces(environment: Mapping[str, str]) -> Sequence[Finding]:
     """Whether somebody listens where the environment sends traces."""
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
+    if is_disabled(environment):
         return [ok("traces are switched off")]
+    if not is_wanted(environment):
+        return [
+            ok("traces: none are made; OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 sends them to a Jaeger here")
+        ]
     endpoint = endpoint_of(environment)
     try:
         parts = urlsplit(endpoint)
@@ -35,15 +39,6 @@ async def look_at_traces(environment: Mapping[str, str]) -> Sequence[Finding]:
             )
         ]
     return [ok(f"traces are sent to {endpoint}, and somebody listens there")]
-
-
-def endpoint_of(environment: Mapping[str, str]) -> str:
-    """Where OpenTelemetry's variables say that traces go."""
-    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
-        if environment.get(name):
-            return environment[name]
-    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    return DEFAULT_ENDPOINTS.get(protocol or "", DEFAULT_ENDPOINTS["http/protobuf"])
 
 
 async def look_at_instrumentation(environment: Mapping[str, str]) -> Sequence[Finding]:
