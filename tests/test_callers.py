@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from microflow import Event, MicroflowError, Outbox, StoreError
 from microflow.clocks import SystemClock
 from microflow.connect import connect_store
+from microflow.errors import IdentityError
 from microflow.ports import Changes, Record, Store
 from microflow.relay import Relay
 from microflow.settings import Settings
@@ -264,6 +265,37 @@ async def test_a_role_that_may_insert_there_and_no_more_can_append_whatever_its_
         await admin.execute(f"drop role {role}")
         await admin.close()
         await store.close()
+
+
+@asynchronous
+async def test_a_newer_database_that_takes_no_rows_of_older_programs_is_told(postgres_url: str) -> None:
+    """An append asks for no version: a migration that older rows would harm keeps them out."""
+    store, outbox = await opened(postgres_url), Outbox("web")
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute("insert into microflow.schema_versions values (99, '0099_only_more', 1)")
+        await outbox.append(connection, OrderPlaced(order_id="o-1"))
+        await connection.execute("alter table microflow.outbox add column made_by integer not null default 3")
+        check = "constraint needs_newer_microflow check (made_by > 3) not valid"
+        await connection.execute(f"alter table microflow.outbox add {check}")
+        with pytest.raises(IdentityError, match="was migrated by a newer microflow, and takes no events from this one"):
+            await outbox.append(connection, OrderPlaced(order_id="o-2"))
+
+        assert await connection.fetchval("select count(*) from microflow.outbox") == 1
+    finally:
+        await connection.close()
+        await store.close()
+
+
+@asynchronous
+async def test_a_newer_file_that_takes_no_rows_of_older_programs_is_told(tmp_path: Path) -> None:
+    store, outbox = await opened(f"sqlite:///{tmp_path / 'web.db'}"), Outbox("web")
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "web.db")) as connection:
+        refuse = "begin select raise(abort, 'needs_newer_microflow'); end"
+        connection.execute(f"create trigger older before insert on microflow_outbox {refuse}")
+        with pytest.raises(IdentityError, match="was migrated by a newer microflow"):
+            outbox.append_sync(connection, OrderPlaced(order_id="o-1"))
 
 
 # ── connections that commit by themselves ─────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from microflow.errors import MicroflowError
+from microflow.errors import IdentityError, MicroflowError
 
 DatabaseName: TypeAlias = Literal["postgresql", "sqlite"]
 DATABASES: tuple[DatabaseName, ...] = ("postgresql", "sqlite")
@@ -90,6 +90,20 @@ async def carry_out(steps: Steps, caller: Asynchronous) -> None:
                 sql, args = steps.send(rows)
     except StopIteration:
         return
+
+
+KEEPS_OUT = "needs_newer_microflow"
+"""The name of a constraint, or the text of a trigger, by which a newer database refuses the rows of older programs."""
+
+
+def check_not_kept_out(error: BaseException) -> None:
+    """Raise IdentityError if a database has refused a row because it was migrated by a newer microflow."""
+    if KEEPS_OUT in str(error):
+        raise IdentityError(
+            "The database was migrated by a newer microflow, and takes no events from this one.",
+            why="Its outbox holds rows of another form.",
+            fix="pip install --upgrade microworkflow",
+        ) from error
 
 
 # ── libraries that block ──────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from microflow.callers import Steps
+from microflow.callers import Steps, check_not_kept_out
 from microflow.embedded.headers import encode_headers
 from microflow.embedded.statements import statements
 from microflow.errors import SqlError
@@ -23,10 +23,12 @@ MISSING = frozenset({"42P01", "3F000"})
 
 
 def append(service: str, row: OutboxRow) -> Steps:
-    """What writes an event to the outbox. Raises SqlError where there is none; other errors are the caller's own."""
+    """What writes an event to the outbox. Raises SqlError where there is none, IdentityError if only a newer microflow
+    may write to it; other errors are the caller's own."""
     try:
         yield APPEND, (service, row.topic, row.key, row.value, encode_headers(row.headers), row.created_at)
     except Exception as error:
+        check_not_kept_out(error)
         if not _lacks_outbox(error):
             raise
         raise SqlError(

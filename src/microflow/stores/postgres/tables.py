@@ -2,6 +2,10 @@
 
 A migration only adds, so that the processes of the version before go on while a new one is rolled out. One that must
 break them says with `-- needs: N` which version's code it takes at least; older code refuses such a database.
+
+That is asked when a service or a relay starts. Who appends to the outbox asks nothing, ever: its role may insert there
+and read nowhere. So a migration after which older rows would do harm keeps them out itself, by a constraint on the
+outbox that is called `needs_newer_microflow`, such as one on a new column whose default it refuses.
 """
 
 from __future__ import annotations

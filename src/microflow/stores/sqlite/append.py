@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 
-from microflow.callers import Rows, Steps
+from microflow.callers import Rows, Steps, check_not_kept_out
 from microflow.errors import SqlError
 from microflow.ports import OutboxRow
 from microflow.stores.sqlite.outbox import SQL, values
@@ -19,11 +19,13 @@ NO_CHECKPOINTS = "pragma wal_autocheckpoint = 0"
 
 
 def append(service: str, row: OutboxRow) -> Steps:
-    """What writes an event to the outbox. Raises SqlError where there is none; other errors are the caller's own."""
+    """What writes an event to the outbox. Raises SqlError where there is none, IdentityError if only a newer microflow
+    may write to it; other errors are the caller's own."""
     try:
         yield NO_CHECKPOINTS, ()
         yield SQL["append"], values(service, row)
     except Exception as error:
+        check_not_kept_out(error)
         if "no such table: microflow_outbox" not in str(error):
             raise
         raise _no_outbox((yield DATABASES, ())) from None
