@@ -187,7 +187,7 @@ def sqlite_path(url: str) -> Path:
     if not url.startswith(SQLITE) or url == SQLITE:
         raise SettingsError(
             f"{masked(url)!r} is no address of a database: that is postgresql://… or {SQLITE}PATH.",
-            fix=f"--database {_address_meant(masked(url))}     (MICROFLOW_DATABASE)",
+            fix=f"--database {_address_meant(masked(url))}",
         )
     return _path(url.removeprefix(SQLITE))
 

@@ -75,7 +75,7 @@ def test_what_is_no_address_of_a_database_is_told_with_what_is_one(project: Proj
     ended = project.run("relay", "--database", given)
 
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == f"  --database {meant}     (MICROFLOW_DATABASE)"
+    assert ended.stderr.splitlines()[-1] == f"  --database {meant}"
     assert "secret" not in ended.stderr
 
 
