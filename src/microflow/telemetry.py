@@ -11,6 +11,7 @@ in time is dropped, with one line a minute that says so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import threading
@@ -205,7 +206,8 @@ async def _ended(shut_down: Callable[[], None]) -> None:
         try:
             shut_down()
         finally:
-            loop.call_soon_threadsafe(ended.set)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(ended.set)
 
     threading.Thread(target=work, name="microflow-last-spans", daemon=True).start()
     try:

@@ -122,7 +122,7 @@ class Tracing:
     ) -> tuple[Span | None, Headers]:
         """The span that creates an event, in a context or in the current one, and the headers that carry it."""
         if self._tracer is None:
-            return None, self._inject(context)
+            return None, self.carried_in(context)
         span = self._tracer.start_span(
             f"create {event_type}",
             context=context,
@@ -133,8 +133,8 @@ class Tracing:
             start_time=self._now(),
         )
         if not span.get_span_context().is_valid:  # nobody has set up anything
-            return None, self._inject(context)
-        return span, self._inject(trace.set_span_in_context(span, context))
+            return None, self.carried_in(context)
+        return span, self.carried_in(trace.set_span_in_context(span, context))
 
     def create_root(self, event_type: str, topic: str, key: bytes | None, headers: Headers) -> Headers:
         """The headers of an event that no handler emits, with the context of the span that creates it: a child of
@@ -192,7 +192,8 @@ class Tracing:
         context = self._extract(headers)
         return context if trace.get_current_span(context).get_span_context().trace_flags.sampled else None
 
-    def _inject(self, context: TraceContext | None) -> Headers:
+    def carried_in(self, context: TraceContext | None) -> Headers:
+        """The headers that carry a context, or the current one."""
         carried: list[tuple[str, bytes]] = []
         self._propagator.inject(carried, context=context, setter=INTO_HEADERS)
         return tuple(carried)
@@ -239,7 +240,7 @@ class Attempt:
             if span is not None:
                 self._creates.append(span)
         else:
-            carried = self._tracing._inject(self._context)
+            carried = self._tracing.carried_in(self._context)
         return sealed._replace(headers=sealed.headers + carried)
 
     def returned(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-POLL = 0.01
-SHARE = 3
+POLL = 0.02
+SHARE = 0.5
 """How much longer than it looks a test leaves those alone whom it looks at: looking at everything takes a processor."""
 
 

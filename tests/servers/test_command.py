@@ -31,6 +31,7 @@ def a_command_that_runs() -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup
     )
     with running:
         assert running.stdout is not None
