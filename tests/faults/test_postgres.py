@@ -18,6 +18,7 @@ from tests.faults.conftest import Recovery
 
 pytestmark = [pytest.mark.local_servers("kafka", "postgres"), pytest.mark.timeout(600)]
 
+GENTLY = ["stopped", "stopped at once"]
 ROUNDS = [1, pytest.param(10, marks=pytest.mark.torture)]
 
 
@@ -28,7 +29,7 @@ def proxy(database: Postgres) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-@pytest.mark.parametrize("end", ["stopped", pytest.param("stopped at once", marks=pytest.mark.torture), "killed"])
+@pytest.mark.parametrize("end", [*(pytest.param(end, marks=pytest.mark.torture) for end in GENTLY), "killed"])
 def test_the_server_is_restarted(
     nursery: Nursery, tmp_path: Path, broker: Kafka, database: Postgres, recovery: Recovery, end: str, rounds: int
 ) -> None:
@@ -45,7 +46,7 @@ def test_the_server_is_restarted(
         stand.judged(at_least=20)
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.torture)])
 def test_all_connections_are_terminated_again_and_again(
     nursery: Nursery, tmp_path: Path, broker: Kafka, database: Postgres, recovery: Recovery, rounds: int
 ) -> None:
@@ -63,7 +64,7 @@ def test_all_connections_are_terminated_again_and_again(
         stand.judged(at_least=20)
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.torture)])
 def test_a_transaction_is_committed_and_the_answer_is_lost(
     nursery: Nursery,
     tmp_path: Path,

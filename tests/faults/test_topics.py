@@ -30,7 +30,7 @@ Absence: TypeAlias = Literal["dead", "paused"]
 
 NON_EMPTY_GROUP = 68
 """Kafka's code for a group that has members."""
-ABSENCES = ["dead", "paused"]
+TORTURE = pytest.mark.torture
 UNNOTICED = 60.0
 """A session that outlasts any pause: the group gives nobody's partitions to others, and nobody joins anew."""
 LONGEST_FETCH = 1.0
@@ -93,7 +93,7 @@ def test_partitions_are_added_and_used_once_they_are_switched_to(
         assert min(ground.ends("orders")[number] for number in new) > 0
 
 
-@pytest.mark.parametrize("absence", ABSENCES)
+@pytest.mark.parametrize("absence", [pytest.param("dead", marks=TORTURE), "paused"])
 def test_retention_overtakes_a_reader(
     nursery: Nursery, tmp_path: Path, broker: Kafka, database: Postgres, recovery: Recovery, absence: Absence
 ) -> None:
@@ -114,7 +114,7 @@ def test_retention_overtakes_a_reader(
             ) in told
 
 
-@pytest.mark.parametrize("absence", ABSENCES)
+@pytest.mark.parametrize("absence", ["dead", pytest.param("paused", marks=TORTURE)])
 def test_a_topic_is_deleted_and_created_again(
     nursery: Nursery, tmp_path: Path, broker: Kafka, database: Postgres, recovery: Recovery, absence: Absence
 ) -> None:
