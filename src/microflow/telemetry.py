@@ -17,13 +17,14 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib.metadata import entry_points
 from typing import Any
 
 from opentelemetry import propagate, trace
 
 from microflow import semantic_conventions as names
+from microflow.envelopes import EPOCH
 from microflow.errors import SettingsError
 from microflow.ports import Clock
 from microflow.tracing import UNTRACED, Place, Tracing
@@ -37,7 +38,6 @@ KAFKAS_PORT = 9092
 SELDOM = timedelta(minutes=1)
 HTTP, GRPC = "http/protobuf", "grpc"
 DEFAULT_ENDPOINTS = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
 _OF_EXPORTERS = (
@@ -81,12 +81,12 @@ async def tracing_of(
     """The spans of a service while the block runs; leaving it hands over the last ones, for two seconds at most.
 
     `clock` is the machine's, as that of whatever else makes spans here; `environment` has OpenTelemetry's variables. A
-    service that `is_alone` in its process shares
-    its provider with all code there. Raises SettingsError for variables that name what is not there.
+    service that `is_alone` in its process shares its provider with all code there. Raises SettingsError for variables
+    that name what is not there.
     """
     theirs = trace.get_tracer_provider()
     if not isinstance(theirs, trace.ProxyTracerProvider) and not hasattr(theirs, _OURS):
-        yield _tracing(theirs, service, place, clock)
+        yield tracing_by(theirs, service, place, clock)
         return
     if not is_wanted(environment):
         yield UNTRACED
@@ -96,7 +96,7 @@ async def tracing_of(
         trace.set_tracer_provider(ours)
     _keep_exporters_quiet(clock, endpoint_of(environment))
     try:
-        yield _tracing(ours, service, place, clock)
+        yield tracing_by(ours, service, place, clock)
     finally:
         await _ended(ours.shutdown)
 
@@ -113,18 +113,12 @@ def place_of(log: str, *, client_id: str) -> Place:
 
 def tracing_from_outside(service: str, clock: Clock) -> Tracing:
     """The spans of who is no service: those of a provider that the program sets up, before or after, if it does."""
-    tracer = trace.get_tracer("microflow", __version__, schema_url=names.SCHEMA_URL)
-    return Tracing(
-        tracer,
-        propagate.get_global_textmap(),
-        service=service,
-        place=Place("kafka"),
-        now=_nanoseconds(clock),
-        heeds_parents=False,
-    )
+    # Not the provider as it is now: a tracer of this one becomes that of another which is set up later.
+    return tracing_by(trace.get_tracer_provider(), service, Place("kafka"), clock)
 
 
-def _tracing(provider: Any, service: str, place: Place, clock: Clock) -> Tracing:
+def tracing_by(provider: Any, service: str, place: Place, clock: Clock) -> Tracing:
+    """The spans of a service by a provider of OpenTelemetry's SDK, or of another make."""
     sampler = getattr(provider, "sampler", None)
     described = sampler.get_description() if sampler is not None else ""
     return Tracing(

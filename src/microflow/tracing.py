@@ -44,8 +44,6 @@ SOON = timedelta(minutes=5)
 LONGEST_HEADER = 8192
 """Bytes of one header of a trace that is passed on: what W3C lets a baggage have."""
 
-NO_TRACE: Headers = ()
-
 
 class Place(NamedTuple):
     """Where a service stands: what its log is called in `messaging.system`, its first broker, its own name there."""
@@ -59,7 +57,7 @@ class Place(NamedTuple):
 class Tracing:
     """The spans of one service in one process.
 
-    Without a `tracer` the context that comes with an event is passed on and that is all. `now` is the time in
+    Without a `tracer` the context that comes with an event is passed on and that is all. `now` says the time in
     nanoseconds since 1970, as spans want it. `heeds_parents` says that the sampler takes no span whose remote parent
     was not sampled, so it need not be asked.
     """
@@ -77,7 +75,7 @@ class Tracing:
         self._tracer = tracer
         self._propagator = propagator
         self._fields = frozenset(propagator.fields)
-        self._now = now
+        self.now = now
         self._heeds_parents = heeds_parents
         self._everywhere: dict[str, Any] = {names.MESSAGING_SYSTEM: place.system}
         if place.client_id:
@@ -109,7 +107,7 @@ class Tracing:
             kind=SpanKind.CONSUMER,
             attributes=self._of_attempt(record, envelope, handler, attempt),
             links=links,
-            start_time=self._now(),
+            start_time=self.now(),
         )
         return Attempt(self, span, trace.set_span_in_context(span, parent))
 
@@ -130,7 +128,7 @@ class Tracing:
             attributes=self._everywhere
             | {names.MESSAGING_OPERATION_NAME: "create", names.MESSAGING_OPERATION_TYPE: "create"}
             | _of_record(topic, key, headers),
-            start_time=self._now(),
+            start_time=self.now(),
         )
         if not span.get_span_context().is_valid:  # nobody has set up anything
             return None, self.carried_in(context)
@@ -141,20 +139,16 @@ class Tracing:
         whatever is current here."""
         span, carried = self.create(event_type, topic, key, headers)
         if span is not None:
-            span.end(self._now())
+            span.end(self.now())
         return headers + carried
 
     # ── publishing ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def now(self) -> int:
-        """The time as spans want it."""
-        return self._now()
 
     def sent(self, records: Sequence[Record], errors: Sequence[BaseException | None], *, began: int) -> None:
         """Records were handed to the log at an instant, and it has acknowledged them now, or refused."""
         if self._tracer is None:
             return
-        ended = self._now()
+        ended = self.now()
         for record, error in zip(records, errors, strict=True):
             context = self._sampled(record.headers)
             if context is None:

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanContext
 
 from microflow.ports import Clock
-from microflow.telemetry import _tracing
+from microflow.telemetry import tracing_by
 from microflow.tracing import Place, Tracing
 
 
@@ -24,7 +24,7 @@ class Spans:
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
     def of(self, service: str, clock: Clock) -> Tracing:
-        return _tracing(self.provider, service, Place("kafka", "broker", 9092, f"{service}-0"), clock)
+        return tracing_by(self.provider, service, Place("kafka", "broker", 9092, f"{service}-0"), clock)
 
     def all(self) -> Sequence[ReadableSpan]:
         """Those that were handed over, in the order in which they began."""
